@@ -1,0 +1,165 @@
+"""Lanes: rings of subqueues of parcels, one lane for each region and category.
+
+Guarantees: offering a parcel twice leaves one; a claimed parcel stays until it is settled or given back;
+within a lane, subqueues of the same priority share by cost (start-time fair queueing in segments); a lane
+with something ready is in the index, whoever put it there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from app.domain.pack import Parcel, decode_parcel, encode, subqueue_of
+from app.queue.connection import WAKE, Queue
+
+PROMOTE_LIMIT = 200  # deferred parcels that one claim makes ready
+OFFER_LIMIT = 200  # parcels in one script call: bounds how long it holds the server
+
+
+def _lane_key(queue: Queue, lane: str, part: str) -> str:
+    return f"v{queue.epoch}:{{{lane}}}:{part}"
+
+
+def _keys(queue: Queue, lane: str, *parts: str) -> list[str]:
+    return [_lane_key(queue, lane, part) for part in parts]
+
+
+async def offer(queue: Queue, parcels: Iterable[Parcel], *, head: bool = False) -> int:
+    """Put parcels into their lanes; gives the number that were not there yet."""
+    by_lane: dict[str, list[Parcel]] = defaultdict(list)
+    for parcel in parcels:
+        by_lane[parcel.lane].append(parcel)
+    if not by_lane:
+        return 0
+    pipe = queue.client.pipeline(transaction=False)
+    lanes = []
+    for lane, items in by_lane.items():
+        for start in range(0, len(items), OFFER_LIMIT):
+            args: list[object] = [0, _lane_key(queue, lane, "q:")]
+            for parcel in items[start : start + OFFER_LIMIT]:
+                args += (
+                    parcel.id,
+                    subqueue_of(parcel),
+                    parcel.priority,
+                    parcel.segments,
+                    int(parcel.due_at * 1000),
+                    "1" if head else "0",
+                    encode(parcel),
+                )
+            queue.queue_script(
+                pipe, "offer", _keys(queue, lane, "payloads", "meta", "ring", "due", "blocked", "state"), args
+            )
+            lanes.append(lane)
+    answers = await queue.execute(pipe)
+    await _index(queue, [(lane, a[0], a[1]) for lane, a in zip(lanes, answers, strict=True)])
+    return sum(a[2] for a in answers)
+
+
+async def ready(queue: Queue, now_ms: int, limit: int) -> tuple[list[str], int | None]:
+    """Lanes that have something now, longest ready first; and when the next one will (ms), if none."""
+    key = queue.key("ready")
+    pipe = queue.client.pipeline(transaction=False)
+    pipe.zrangebyscore(key, "-inf", now_ms, start=0, num=limit)
+    pipe.zrangebyscore(key, f"({now_ms}", "+inf", start=0, num=1, withscores=True)
+    now, later = await queue.execute(pipe)
+    return [lane.decode() for lane in now], int(later[0][1]) if later else None
+
+
+async def claim(
+    queue: Queue, lanes: Sequence[str], lease: int, costs: Mapping[str, int], max_parcels: int
+) -> list[Parcel]:
+    """Take parcels of each lane worth up to `costs[lane]` segments (one parcel may pass it)."""
+    pipe = queue.client.pipeline(transaction=False)
+    for lane in lanes:
+        queue.queue_script(
+            pipe,
+            "claim",
+            _keys(queue, lane, "payloads", "meta", "ring", "due", "blocked", "state", "claimed"),
+            [_lane_key(queue, lane, "q:"), lease, costs[lane], max_parcels, PROMOTE_LIMIT],
+        )
+    answers = await queue.execute(pipe)
+    await _index(queue, [(lane, a[0], a[1]) for lane, a in zip(lanes, answers, strict=True)])
+    return [decode_parcel(payload) for answer in answers for payload in answer[2:]]
+
+
+async def settle(queue: Queue, done: Iterable[tuple[str, bytes]], lease: int) -> None:
+    """Forget claimed parcels (lane, id). PostgreSQL has settled them already."""
+    by_lane: dict[str, list[bytes]] = defaultdict(list)
+    for lane, parcel_id in done:
+        by_lane[lane].append(parcel_id)
+    if not by_lane:
+        return
+    pipe = queue.client.pipeline(transaction=False)
+    for lane, parcel_ids in by_lane.items():
+        queue.queue_script(
+            pipe, "settle", _keys(queue, lane, "payloads", "meta", "claimed"), [lease, *parcel_ids]
+        )
+    await queue.execute(pipe)
+
+
+async def give_back(
+    queue: Queue, items: Iterable[tuple[str, bytes]], lease: int, *, until_ms: int = 0
+) -> None:
+    """Claimed parcels return to the head, untouched; with `until_ms` their subqueues leave the ring until then."""
+    by_lane: dict[str, list[bytes]] = defaultdict(list)
+    for lane, parcel_id in items:
+        by_lane[lane].append(parcel_id)
+    if by_lane:
+        await _give_back(queue, by_lane, lease, until_ms)
+
+
+async def retake(queue: Queue, lanes: Iterable[str], dead_lease: int) -> int:
+    """Everything that a dead lease had claimed returns to the head; gives the number of parcels."""
+    return await _give_back(queue, {lane: [] for lane in lanes}, dead_lease, 0)
+
+
+async def _give_back(queue: Queue, by_lane: Mapping[str, list[bytes]], lease: int, until_ms: int) -> int:
+    if not by_lane:
+        return 0
+    pipe = queue.client.pipeline(transaction=False)
+    for lane, parcel_ids in by_lane.items():
+        queue.queue_script(
+            pipe,
+            "give_back",
+            _keys(queue, lane, "meta", "ring", "blocked", "state", "claimed"),
+            [_lane_key(queue, lane, "q:"), lease, until_ms, *parcel_ids],
+        )
+    answers = await queue.execute(pipe)
+    next_ms = until_ms or 1  # 1: at once; a claim corrects the index in any case
+    await _index(queue, [(lane, a[0], next_ms) for lane, a in zip(by_lane, answers, strict=True) if a[1]])
+    return sum(a[1] for a in answers)
+
+
+async def _index(queue: Queue, views: Sequence[tuple[str, int, int]]) -> None:
+    if views:
+        args: list[object] = [WAKE]
+        for lane, version, next_ms in views:
+            args += (lane, version, next_ms)
+        await queue.script("index", [queue.key("ready"), queue.key("versions")], args)
+
+
+async def known(queue: Queue, lane: str, parcel_ids: Sequence[bytes]) -> list[bool]:
+    """Which of these parcels the lane holds, waiting or claimed."""
+    pipe = queue.client.pipeline(transaction=False)
+    key = _lane_key(queue, lane, "payloads")
+    for parcel_id in parcel_ids:
+        pipe.hexists(key, parcel_id)
+    found = await queue.execute(pipe)
+    return [bool(one) for one in found]
+
+
+async def lanes(queue: Queue) -> list[str]:
+    """Every lane of this epoch that ever had a parcel."""
+    return [name.decode() for name in await queue.client.hkeys(queue.key("versions"))]
+
+
+async def depths(queue: Queue, names: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """For each lane: parcels in all, of these deferred, of these claimed."""
+    pipe = queue.client.pipeline(transaction=False)
+    for lane in names:
+        pipe.hlen(_lane_key(queue, lane, "payloads"))
+        pipe.zcard(_lane_key(queue, lane, "due"))
+        pipe.hlen(_lane_key(queue, lane, "claimed"))
+    flat = await queue.execute(pipe)
+    return {lane: (flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i, lane in enumerate(names)}

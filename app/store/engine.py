@@ -1,0 +1,79 @@
+"""The way to PostgreSQL: one pool, two faces.
+
+`begin()` and `connect()` give SQLAlchemy connections for ordinary queries; `driver()` gives the asyncpg
+connection beneath, for COPY and `unnest` where rows come in thousands, without SQLAlchemy's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+COMMAND_TIMEOUT_S = 60
+CONNECT_TIMEOUT_S = 10
+
+
+def sqlalchemy_url(database_url: str) -> str:
+    """`postgresql://…`, as libpq writes it, with the driver that we use. ValueError without the password."""
+    try:
+        url = make_url(database_url)
+    except ArgumentError:
+        raise ValueError("not a postgresql:// URL") from None
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise ValueError(f"{url.get_backend_name()}:// is not PostgreSQL")
+    return url.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
+
+
+class Database:
+    """A pool of connections. Make one a process; `dispose` at its end."""
+
+    def __init__(self, database_url: str, *, pool: int = 10, name: str = "volley") -> None:
+        self.engine: AsyncEngine = create_async_engine(
+            sqlalchemy_url(database_url),
+            pool_size=pool,
+            max_overflow=0,
+            pool_pre_ping=False,
+            pool_timeout=COMMAND_TIMEOUT_S,
+            connect_args={
+                "server_settings": {"application_name": name, "timezone": "UTC", "jit": "off"},
+                "command_timeout": COMMAND_TIMEOUT_S,
+                "timeout": CONNECT_TIMEOUT_S,
+            },
+        )
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, committed at the end of the block."""
+        async with self.engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[AsyncConnection]:
+        """For reading; rolled back at the end."""
+        async with self.engine.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def driver(self) -> AsyncIterator[asyncpg.Connection]:
+        """The asyncpg connection itself, in autocommit. A broken one is not given back to the pool."""
+        connection = await self.engine.connect()
+        try:
+            raw = await connection.get_raw_connection()
+            driver = raw.driver_connection
+            assert driver is not None
+            try:
+                yield driver
+            except BaseException:
+                if driver.is_closed() or driver.is_in_transaction():
+                    await connection.invalidate()
+                raise
+        finally:
+            await connection.close()
+
+    async def dispose(self) -> None:
+        await self.engine.dispose()
