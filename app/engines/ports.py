@@ -1,0 +1,33 @@
+"""TCP ports on the loopback interface: whether one is free, and one that is."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+LOOPBACK = "127.0.0.1"
+
+
+def why_taken(port: int, host: str = LOOPBACK) -> str | None:
+    """None when a server could listen there now, otherwise the reason in words."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return "another program listens there"
+            return error.strerror or "it can't be opened"
+    return None
+
+
+def free(preferred: int = 0) -> int:
+    """`preferred` where it is free, otherwise a port that the system picks."""
+    if preferred and why_taken(preferred) is None:
+        return preferred
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
