@@ -1,0 +1,225 @@
+"""volley.toml: gateways, routes and regions, typed and checked.
+
+Guarantees: what `load` returns is consistent (names are unique, routes name gateways that
+exist); a mistake is one line that names the file, the table and the key, and repeats neither
+passwords nor URLs.
+
+    [[gateways]]   name, url, rate?    further tables in it go to the gateway's adapter as they are
+    [[routes]]     to, gateways, category?         first match wins
+    [regions.XX]   rate?, prefixes?, paused?       XX: an ISO 3166-1 code, or with subdivision, US-FL
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+SANDBOX = "sandbox"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,63}")
+_REGION = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
+_PREFIX = re.compile(r"\+?[1-9][0-9]{0,14}")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.\-]*")
+
+
+class ConfigError(Exception):
+    """One line: the file, the table, the key, and what is wrong."""
+
+
+class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A way out. `settings` holds the tables that only its adapter understands."""
+
+    name: str
+    url: str
+    rate: int | None = None  # segments a second; None or 0: no limit
+    settings: dict[str, Any] = {}
+
+
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where messages go: to a region or a number prefix, `*` for all; gateways by preference."""
+
+    to: str
+    gateways: tuple[str, ...]
+    category: Literal["otp", "transactional", "marketing"] | None = None
+
+
+class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A region's rate in segments a second (None or 0: no limit), and prefixes where it isn't a country."""
+
+    rate: int | None = None
+    prefixes: tuple[str, ...] = ()
+    paused: bool = False
+
+
+Table = TypeVar("Table", Gateway, Route, Region)
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The whole file."""
+
+    gateways: tuple[Gateway, ...] = ()
+    routes: tuple[Route, ...] = ()
+    regions: dict[str, Region] = {}
+
+
+def load(path: Path | None, sandbox_port: int | None = None) -> Config:
+    """The file's content, checked; `path` None is the shipped one. Raises ConfigError.
+
+    With `sandbox_port`, the shipped file's gateway speaks to the sandbox there.
+    """
+    if path is not None:
+        return parse(_read(path), path.name)
+    config = parse(files("app").joinpath("volley.toml").read_text(), "the shipped volley.toml")
+    if sandbox_port is None:
+        return config
+    moved = tuple(
+        msgspec.structs.replace(gateway, url=_with_port(gateway.url, sandbox_port))
+        if gateway.name == SANDBOX
+        else gateway
+        for gateway in config.gateways
+    )
+    return msgspec.structs.replace(config, gateways=moved)
+
+
+def _with_port(url: str, port: int) -> str:
+    parts = urlsplit(url)
+    login, at, _ = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{login}{at}{parts.hostname}:{port}").geturl()
+
+
+def sandbox_port(config: Config) -> int | None:
+    """The port of the gateway named `sandbox`, where there is one on this machine."""
+    for gateway in config.gateways:
+        parts = urlsplit(gateway.url)
+        if gateway.name == SANDBOX and parts.hostname in ("127.0.0.1", "localhost", "::1"):
+            return parts.port
+    return None
+
+
+def parse(text: str, source: str) -> Config:
+    """The content of a file named `source`. Raises ConfigError."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    try:
+        return _config(document)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8") from None
+
+
+def _config(document: dict[str, Any]) -> Config:
+    for key in document:
+        if key not in ("gateways", "routes", "regions"):
+            raise ValueError(f"{key}: there is no such table; there are gateways, routes and regions")
+    gateways = tuple(_gateway(where, table) for where, table in _tables(document, "gateways"))
+    names: set[str] = set()
+    for gateway in gateways:
+        if gateway.name in names:
+            raise ValueError(f"gateways.{gateway.name}: the name is used twice")
+        names.add(gateway.name)
+    routes = tuple(_route(where, table, names) for where, table in _tables(document, "routes"))
+    regions = document.get("regions", {})
+    if not isinstance(regions, dict):
+        raise ValueError("regions: write [regions.XX]")
+    return Config(gateways, routes, {code: _region(code, table) for code, table in regions.items()})
+
+
+def _tables(document: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    tables = document.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ValueError(f"{key}: write [[{key}]], with two brackets")
+    for number, table in enumerate(tables, 1):
+        name = table.get("name")
+        yield (f"{key}.{name}" if isinstance(name, str) and name else f"{key} entry {number}"), table
+
+
+def _gateway(where: str, table: dict[str, Any]) -> Gateway:
+    extra = {key: value for key, value in table.items() if isinstance(value, dict) or _are_tables(value)}
+    plain = {key: value for key, value in table.items() if key not in extra}
+    if "settings" in plain:
+        raise ValueError(f"{where}.settings: there is no such key")
+    gateway = _convert(where, {**plain, "settings": extra}, Gateway)
+    if not _NAME.fullmatch(gateway.name):
+        raise ValueError(f"{where}.name: small letters, digits, '-', '_' and '.', at most 64")
+    _check_rate(where, gateway.rate)
+    _check_url(where, gateway.url)
+    return gateway
+
+
+def _are_tables(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(inner, dict) for inner in value)
+
+
+def _check_url(where: str, url: str) -> None:
+    """The URL has a scheme and a host; what else it must say, the adapter of its scheme knows."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"{where}.url: not a URL") from None
+    if not _SCHEME.fullmatch(parts.scheme) or "://" not in url:
+        raise ValueError(f"{where}.url: it has no scheme (smpp://, https://, twilio://)")
+    if not parts.hostname:
+        raise ValueError(f"{where}.url: it names no host")
+
+
+def _route(where: str, table: dict[str, Any], gateways: set[str]) -> Route:
+    route = _convert(where, table, Route)
+    if route.to != "*" and not _REGION.fullmatch(route.to) and not _PREFIX.fullmatch(route.to):
+        raise ValueError(f"{where}.to: {route.to!r} is neither '*' nor a region nor a number prefix")
+    if not route.gateways:
+        raise ValueError(f"{where}.gateways: name at least one")
+    for name in route.gateways:
+        if name not in gateways:
+            raise ValueError(f"{where}.gateways: there is no gateway {name!r}")
+    if len(set(route.gateways)) < len(route.gateways):
+        raise ValueError(f"{where}.gateways: one is named twice")
+    return route
+
+
+def _region(code: str, table: object) -> Region:
+    where = f"regions.{code}"
+    if not _REGION.fullmatch(code):
+        raise ValueError(f"{where}: {code!r} is no region code (VN, US-FL)")
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: write [regions.{code}]")
+    region = _convert(where, table, Region)
+    _check_rate(where, region.rate)
+    for prefix in region.prefixes:
+        if not _PREFIX.fullmatch(prefix):
+            raise ValueError(f"{where}.prefixes: {prefix!r} is no number prefix")
+    return region
+
+
+def _check_rate(where: str, rate: int | None) -> None:
+    if rate is not None and rate < 0:
+        raise ValueError(f"{where}.rate: {rate} is negative")
+
+
+def _convert(where: str, table: dict[str, Any], kind: type[Table]) -> Table:
+    """A table as its type. msgspec names the place as `$.key`; here it becomes `table.key`."""
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$")
+        raise ValueError(f"{where}{place.rstrip('`')}: {message[:1].lower()}{message[1:]}") from None
