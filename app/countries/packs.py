@@ -1,0 +1,219 @@
+"""Country rule packs: what the rules of a recipient's country and state say, and since when.
+
+Guarantees:
+
+* `Packs.load` reads every file or raises `BadPack`; nothing is read afterwards.
+* A country without a pack of its own gets the global default, and the rule's id says so
+  (`default.marketing`).
+* Every answer names its rule and the version of the file behind it: the day it was last
+  reviewed and a hash of its content.
+
+Pure once loaded: the time is an argument. Not legal advice: each file states its sources,
+how sure they are and when they were read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.resources import files
+from typing import Final
+
+import msgspec
+
+from app.countries import calendars, schema
+from app.countries.places import Places, zone
+from app.countries.schema import BadPack
+from app.domain import quiet
+from app.domain.message import Category
+from app.domain.quiet import Hours
+
+DEFAULT: Final = "default"
+RULES_KEPT: Final = 8_192
+JURISDICTIONS_KEPT: Final = 8_192
+
+
+class Jurisdiction(msgspec.Struct, frozen=True, cache_hash=True):
+    """Where a recipient may be: the key under which verdicts on hours and caps can be shared.
+
+    `subdivisions`: ISO 3166-2, those that the number may be in; all with rules of their own
+    if it tells none. `zones`: every IANA zone in question.
+    """
+
+    country: str
+    subdivisions: tuple[str, ...]
+    zones: tuple[str, ...]
+
+
+class Cap(msgspec.Struct, frozen=True):
+    """At most `max` marketing texts to one recipient in any `per_s` seconds."""
+
+    max: int
+    per_s: int
+    rule: str
+    version: str
+
+
+class ConsentRule(msgspec.Struct, frozen=True):
+    """What marketing needs. `required`: a recorded consent; otherwise only that nobody objected."""
+
+    required: bool
+    type: schema.ConsentType
+    soft_opt_in: bool
+    rule: str
+    version: str
+
+
+class Pack(msgspec.Struct, frozen=True):
+    """One country's rules. `data` is the whole file, to be shown as it is."""
+
+    id: str  # ISO 3166-1 alpha-2 or "default": the first part of its rules' ids
+    version: str
+    data: schema.CountryFile
+
+
+class Packs:
+    """All packs. Immutable but for its bounded caches."""
+
+    def __init__(self, packs: Mapping[str, Pack], places: Places) -> None:
+        """`packs` by country; must hold `default`."""
+        self._packs = dict(packs)
+        self._default = self._packs[DEFAULT]
+        self._places = places
+        for pack in packs.values():
+            for territory in pack.data.covers:
+                if territory in self._packs:
+                    raise BadPack(f"{pack.id}.toml: {territory} has a pack already - at `$.covers`")
+                self._packs[territory] = pack
+        self.version = _version(self._packs)
+        self._rules = lru_cache(maxsize=RULES_KEPT)(self._rules_of)
+        self._jurisdiction = lru_cache(maxsize=JURISDICTIONS_KEPT)(Jurisdiction)
+
+    @classmethod
+    def load(cls) -> Packs:
+        """From the files in this package."""
+        folder = files("app.countries").joinpath("rules")
+        contents = {
+            entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.name.endswith(".toml")
+        }
+        return cls.from_files(contents)
+
+    @classmethod
+    def from_files(cls, contents: Mapping[str, bytes]) -> Packs:
+        """From file names and contents: `{"FR.toml": b"..."}`."""
+        packs = {}
+        for name, content in sorted(contents.items()):
+            data = schema.read(name, content)
+            digest = hashlib.sha256(content).hexdigest()[:8]
+            packs[data.country] = Pack(data.country, f"{data.reviewed:%Y-%m-%d}.{digest}", data)
+            _check_references(name, data)
+        if DEFAULT not in packs:
+            raise BadPack(f"{DEFAULT}.toml: is missing")
+        legal_zones = {pack.id: pack.data.zones for pack in packs.values() if pack.data.zones}
+        return cls(packs, Places.load(legal_zones))
+
+    def all(self) -> tuple[Pack, ...]:
+        """Every pack once, the default too, by id."""
+        return tuple(self._packs[id_] for id_ in sorted({pack.id for pack in self._packs.values()}))
+
+    def pack(self, country: str) -> Pack:
+        """The pack that holds for a country, or the default."""
+        return self._packs.get(country, self._default)
+
+    def jurisdiction(self, e164: str, country: str) -> Jurisdiction:
+        """Where the owner of a number may be."""
+        pack = self.pack(country)
+        subdivisions: tuple[str, ...] = ()
+        if pack.data.subdivisions and country == pack.id:
+            subdivisions = self._places.subdivisions(e164) or _all_subdivisions(pack)
+        return self._jurisdiction(country, subdivisions, self._places.zones(e164, country))
+
+    def hours(
+        self,
+        jurisdiction: Jurisdiction,
+        category: Category,
+        now: float,
+        *,
+        widen: bool = False,
+        lead_s: int = 0,
+    ) -> Hours:
+        """Whether a text of that category may be handed over there at `now` (Unix seconds).
+
+        Open only if every zone and every rule, the country's and each state's, is open.
+        `widen`: by what the sources allow instead of the safe hours. `lead_s`: shut so many
+        seconds early. The verdict holds until `until`; a shut one that never opens has `inf`.
+        """
+        rules = self._rules(jurisdiction, category, widen)
+        if not rules:
+            pack = self.pack(jurisdiction.country)
+            return Hours(True, math.inf, f"{pack.id}.{category.name}", pack.version)
+        return quiet.hours(rules, [zone(name) for name in jurisdiction.zones], now, lead_s)
+
+    def cap(self, jurisdiction: Jurisdiction) -> Cap | None:
+        """The strictest frequency cap on marketing there: the one that lets the fewest texts through."""
+        pack = self.pack(jurisdiction.country)
+        stated = [(pack.id, pack.data.cap)]
+        for name in jurisdiction.subdivisions:
+            state = pack.data.subdivisions.get(name.partition("-")[2])
+            stated.append((name, state.cap if state else None))
+        caps = [Cap(cap.max, cap.per_s(), f"{id_}.cap", pack.version) for id_, cap in stated if cap]
+        return min(caps, key=lambda cap: (cap.max / cap.per_s, cap.max), default=None)
+
+    def consent(self, country: str) -> ConsentRule:
+        """What marketing to that country needs."""
+        pack = self.pack(country)
+        consent = pack.data.consent
+        required = consent.type != "opt_out"
+        return ConsentRule(required, consent.type, consent.soft_opt_in, f"{pack.id}.consent", pack.version)
+
+    def _rules_of(
+        self, jurisdiction: Jurisdiction, category: Category, widen: bool
+    ) -> tuple[quiet.Rule, ...]:
+        """The rules on hours, states first."""
+        pack = self.pack(jurisdiction.country)
+        stated: list[tuple[str, str, str, schema.MarketingHours | None]] = []
+        if category is Category.marketing:
+            for name in jurisdiction.subdivisions:
+                part = name.partition("-")[2]
+                state = pack.data.subdivisions.get(part)
+                stated.append((name, pack.id, part, state.marketing if state else None))
+        own_calendar = jurisdiction.country if calendars.supported(jurisdiction.country) else pack.id
+        stated.append((pack.id, own_calendar, "", getattr(pack.data, category.name)))
+        rules = []
+        for id_, country, part, hours in stated:
+            if hours is None:
+                continue
+            windows = hours.allowed if widen and hours.allowed else hours.safe
+            blocked = calendars.calendar(country, part) if windows.holidays == "closed" else None
+            rules.append(quiet.Rule(f"{id_}.{category.name}", pack.version, windows.week(), blocked))
+        return tuple(rules)
+
+
+def _all_subdivisions(pack: Pack) -> tuple[str, ...]:
+    return tuple(f"{pack.id}-{name}" for name in sorted(pack.data.subdivisions))
+
+
+def _version(packs: Mapping[str, Pack]) -> str:
+    """One version of all packs: the last day on which one was reviewed, and a hash of their versions."""
+    versions = sorted({f"{pack.id}={pack.version}" for pack in packs.values()})
+    reviewed = max(pack.data.reviewed for pack in packs.values())
+    return f"{reviewed:%Y-%m-%d}.{hashlib.sha256(' '.join(versions).encode()).hexdigest()[:8]}"
+
+
+def _check_references(name: str, data: schema.CountryFile) -> None:
+    """Every zone and holiday calendar that a file relies on exists."""
+    for zone_name in data.zones:
+        try:
+            zone(zone_name)
+        except KeyError as error:
+            raise BadPack(f"{name}: {zone_name!r} is no time zone - at `$.zones`") from error
+    sections = {category.name: ("", getattr(data, category.name)) for category in Category}
+    for part, state in data.subdivisions.items():
+        sections[f"subdivisions.{part}.marketing"] = (part, state.marketing)
+    for key, (part, hours) in sections.items():
+        windows = [hours.safe, hours.allowed] if hours else []
+        blocked = any(w is not None and w.holidays == "closed" for w in windows)
+        if blocked and not calendars.supported(data.country, part):
+            raise BadPack(f"{name}: no holiday calendar for {data.country} {part} - at `$.{key}`")
