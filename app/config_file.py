@@ -23,6 +23,7 @@ import msgspec
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 SANDBOX = "sandbox"
+SANDBOX_PORT = 2775
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,63}")
 _REGION = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
@@ -70,29 +71,14 @@ class Config(msgspec.Struct, frozen=True):
     regions: dict[str, Region] = {}
 
 
-def load(path: Path | None, sandbox_port: int | None = None) -> Config:
-    """The file's content, checked; `path` None is the shipped one. Raises ConfigError.
-
-    With `sandbox_port`, the shipped file's gateway speaks to the sandbox there.
-    """
-    if path is not None:
-        return parse(_read(path), path.name)
-    config = parse(files("app").joinpath("volley.toml").read_text(), "the shipped volley.toml")
-    if sandbox_port is None:
-        return config
-    moved = tuple(
-        msgspec.structs.replace(gateway, url=_with_port(gateway.url, sandbox_port))
-        if gateway.name == SANDBOX
-        else gateway
-        for gateway in config.gateways
-    )
-    return msgspec.structs.replace(config, gateways=moved)
+def load(path: Path) -> Config:
+    """The file's content, checked. Raises ConfigError."""
+    return parse(_read(path), path.name)
 
 
-def _with_port(url: str, port: int) -> str:
-    parts = urlsplit(url)
-    login, at, _ = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{login}{at}{parts.hostname}:{port}").geturl()
+def shipped(port: int = SANDBOX_PORT) -> str:
+    """The text of a first start's file: everything goes to the sandbox, which listens on `port`."""
+    return files("app").joinpath("volley.toml").read_text().replace(f":{SANDBOX_PORT}?", f":{port}?")
 
 
 def sandbox_port(config: Config) -> int | None:

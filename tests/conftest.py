@@ -126,7 +126,7 @@ class Engines:
         engine = Postgres(home)
         if local_settings:
             engine.prepare()
-            home.write_private(engine.cluster / "local.conf", local_settings)
+            home.write_private(engine.cluster / "local.conf", local_settings, for_engine=True)
         return self._started(Server(Running(engine), engine.cluster))
 
     def valkey(self) -> Server:

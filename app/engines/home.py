@@ -6,7 +6,7 @@ the engines run as the owner of their data, `nobody` for new data. Where that ac
 reach the data directory (below /root, say), the engines' folder is made where it can, and
 `<data dir>/engines` is a symbolic link to it, so that the next start finds it.
 
-    <data dir>/           lock, engines.json (ports, passwords), api-key, logs/
+    <data dir>/           lock, engines.json (ports, passwords), api-key, volley.toml, logs/
     <data dir>/engines/   postgres/ (the cluster), valkey/ (the append-only file),
                           programs/ (copies of the servers, only where the wheels' can't be reached)
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import pwd
 import secrets
@@ -42,7 +43,6 @@ class Secrets(msgspec.Struct):
     valkey_password: str
     postgres_port: int = 0
     valkey_port: int = 0
-    sandbox_port: int = 0
 
 
 class Home:
@@ -54,15 +54,28 @@ class Home:
         _make(self.data_dir, "data directory")
         self._locks = [_lock(self.data_dir)]
         try:
-            self.account = _account(self.data_dir / "engines" / "postgres")
-            self.engines = _engines_folder(self.data_dir, self.account)
-            if self.engines.parent != self.data_dir:
-                self._locks.append(_lock(self.engines))
-            self.programs = programs.reachable(self.engines / "programs", self.account)
             self.secrets = self._load_secrets()
         except BaseException:
             self.close()
             raise
+
+    @functools.cached_property
+    def account(self) -> Account | None:
+        """Who the engines run as; None for ourselves. Raises EngineError."""
+        return _account(self.data_dir / "engines" / "postgres")
+
+    @functools.cached_property
+    def engines(self) -> Path:
+        """The folder of the engines' data, made and locked on first use. Raises EngineError."""
+        folder = _engines_folder(self.data_dir, self.account)
+        if folder.parent != self.data_dir:
+            self._locks.append(_lock(folder))
+        return folder
+
+    @functools.cached_property
+    def programs(self) -> programs.Programs:
+        """The servers' programs, where the account can run them. Raises EngineError."""
+        return programs.reachable(self.engines / "programs", self.account)
 
     @property
     def logs(self) -> Path:
@@ -89,14 +102,14 @@ class Home:
         if self.account is not None:
             os.chown(path, self.account.uid, self.account.gid)
 
-    def write_private(self, path: Path, text: str) -> None:
-        """Replace a file by one of mode 0600, in one step."""
+    def write_private(self, path: Path, text: str, *, for_engine: bool = False) -> None:
+        """Replace a file by one of mode 0600, in one step; the engines' account's if `for_engine`."""
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        if path.is_relative_to(self.engines):
+        if for_engine:
             self.give(temporary)
         temporary.replace(path)
 

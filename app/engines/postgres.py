@@ -78,12 +78,17 @@ include_if_exists = 'local.conf'
 ACCESS = "host all all 127.0.0.1/32 scram-sha-256\n"
 
 
+def url(password: str, port: int) -> str:
+    """The address of an embedded database."""
+    return f"postgresql://{ROLE}:{password}@127.0.0.1:{port}/{DATABASE}"
+
+
 class Postgres:
     """The server of one home. `prepare`, then `spawn`, then wait until `ready`."""
 
     name = "postgres"
     death_signal = signal.SIGQUIT  # immediate shutdown: its children go with it, the log is replayed
-    stop_steps = ((signal.SIGINT, 4.0), (signal.SIGQUIT, 1.0))  # fast, then immediate
+    stop_steps = ((signal.SIGINT, 3.0), (signal.SIGQUIT, 0.5))  # fast, then immediate
 
     def __init__(self, home: Home, port: int = 0) -> None:
         """`port` 0: the one of the last start where it is free, otherwise any."""
@@ -95,7 +100,7 @@ class Postgres:
     @property
     def url(self) -> str:
         """Where clients connect, with the password: never to be logged."""
-        return f"postgresql://{ROLE}:{self.home.secrets.postgres_password}@127.0.0.1:{self.port}/{DATABASE}"
+        return url(self.home.secrets.postgres_password, self.port)
 
     def is_new(self) -> bool:
         """Whether `prepare` will make a cluster."""
@@ -139,7 +144,7 @@ class Postgres:
         shutil.rmtree(partial, ignore_errors=True)
         self.home.make_engine_folder(partial.name)
         password = self.home.engines / "postgres.password"
-        self.home.write_private(password, self.home.secrets.postgres_password)
+        self.home.write_private(password, self.home.secrets.postgres_password, for_engine=True)
         try:
             self._run(
                 [
@@ -186,8 +191,8 @@ class Postgres:
 
     def _write_settings(self, cluster: Path) -> None:
         settings = SETTINGS.format(port=self.port, wal_compression=self._wal_compression())
-        self.home.write_private(cluster / "postgresql.conf", settings)
-        self.home.write_private(cluster / "pg_hba.conf", ACCESS)
+        self.home.write_private(cluster / "postgresql.conf", settings, for_engine=True)
+        self.home.write_private(cluster / "pg_hba.conf", ACCESS, for_engine=True)
 
     def _wal_compression(self) -> str:
         """lz4 where it is built in; pglz costs more time than the bytes are worth."""

@@ -45,7 +45,7 @@ class Valkey:
 
     name = "valkey"
     death_signal = signal.SIGTERM
-    stop_steps = ((signal.SIGTERM, 2.0),)
+    stop_steps = ((signal.SIGTERM, 1.0),)
 
     def __init__(self, home: Home, port: int = 0) -> None:
         """`port` 0: the one of the last start where it is free, otherwise any."""
@@ -66,7 +66,7 @@ class Valkey:
         settings = SETTINGS.format(
             port=self.port, password=self.home.secrets.valkey_password, folder=self.folder
         )
-        self.home.write_private(self.folder / "valkey.conf", settings)
+        self.home.write_private(self.folder / "valkey.conf", settings, for_engine=True)
         if self.home.secrets.valkey_port != self.port:
             self.home.secrets.valkey_port = self.port
             self.home.save_secrets()

@@ -12,8 +12,8 @@ from app.config_file import Config, ConfigError, Gateway, Region, Route
 GATEWAY = '[[gateways]]\nname = "a"\nurl = "smpp://u:hunter2@h:2775"\n'
 
 
-def test_the_shipped_file_seeds_the_sandbox():
-    config = config_file.load(None)
+def test_the_shipped_file_sends_everything_to_the_sandbox():
+    config = config_file.parse(config_file.shipped(), "shipped")
     assert [gateway.name for gateway in config.gateways] == ["sandbox"]
     assert config.routes == (Route(to="*", gateways=("sandbox",)),)
     assert config.regions == {}
@@ -21,11 +21,16 @@ def test_the_shipped_file_seeds_the_sandbox():
 
 
 def test_the_shipped_gateway_follows_the_sandbox_port():
-    config = config_file.load(None, sandbox_port=4242)
+    config = config_file.parse(config_file.shipped(4242), "shipped")
     assert config.gateways[0].url == (
         "smpp://volley:secret@127.0.0.1:4242?bind=transceiver&binds=2&window=100&rate=0"
     )
     assert config_file.sandbox_port(config) == 4242
+
+
+def test_a_gateway_elsewhere_is_not_the_sandbox():
+    text = '[[gateways]]\nname = "sandbox"\nurl = "smpp://u:p@smsc.example.org:2775"\n'
+    assert config_file.sandbox_port(config_file.parse(text, "x")) is None
 
 
 def test_everything_it_may_say():

@@ -155,8 +155,8 @@ def test_data_below_a_closed_folder_is_kept_elsewhere_and_found_again(tmp_path: 
             assert home.engines == elsewhere
             (closed / "copy").mkdir()
             (closed / "copy" / "engines").symlink_to(elsewhere)
-            with pytest.raises(EngineError, match="already runs"):
-                Home(closed / "copy")
+            with Home(closed / "copy") as copy, pytest.raises(EngineError, match="already runs"):
+                _ = copy.engines
     finally:
         shutil.rmtree(elsewhere)
 
