@@ -1,0 +1,410 @@
+"""Gateways, routes, regions and senders: versioned rows, and the one way to change them.
+
+Guarantees: every change, by the API or by `volley apply`, is checked here, names its actor and reason, raises
+the row's version and the configuration's, is in the audit log with before and after (secrets masked), and is
+announced on the channel CHANNEL, all in the caller's transaction. Changes are serialised by the
+configuration's version, so what `load` gives is always one committed whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+from sqlalchemy import Table, delete, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain.masking import mask_settings, mask_url
+from app.domain.message import Category
+from app.store import audit, tables
+from app.store.audit import By
+
+CHANNEL = "volley_config"
+MAX_RATE = 1_000_000
+MAX_ROUTES = 10_000
+MAX_PREFIXES = 5_000
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,63}")
+_REGION = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
+_PREFIX = re.compile(r"\+?[1-9][0-9]{0,14}")
+_NUMBER = re.compile(r"\+?[0-9]{1,15}")
+_NAMED_SENDER = re.compile(r"(?=.*[A-Za-z])[\x20-\x7e]{1,11}")
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """A way out. `url` holds its password: never show it but through `app.domain.masking`."""
+
+    id: int
+    name: str
+    url: str
+    settings: dict[str, Any]
+    rate: int | None  # segments in any sliding second
+    enabled: bool
+    version: int
+    updated_at: datetime
+
+    def __repr__(self) -> str:
+        return f"Gateway({self.name})"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Messages to `to` ('*', a region, or a number prefix with plus sign) go by the first that can."""
+
+    id: int
+    position: int
+    to: str
+    category: int | None
+    tenant_id: int | None
+    gateways: tuple[str, ...]
+    version: int
+    updated_at: datetime
+
+
+class Region(msgspec.Struct, frozen=True):
+    """A country, or finer: then `prefixes` say which numbers (with plus sign) belong to it."""
+
+    code: str
+    prefixes: tuple[str, ...]
+    rate: int | None
+    paused: bool
+    version: int
+    updated_at: datetime
+
+
+class Sender(msgspec.Struct, frozen=True):
+    """A from-address of a tenant."""
+
+    tenant_id: int
+    address: str
+    rate: int | None
+    version: int
+    updated_at: datetime
+
+
+class Config(msgspec.Struct, frozen=True):
+    """Everything that the dispatcher routes and throttles by. The first route that matches holds."""
+
+    version: int
+    gateways: tuple[Gateway, ...]
+    routes: tuple[Route, ...]
+    regions: tuple[Region, ...]
+    senders: tuple[Sender, ...]
+
+
+class Invalid(ValueError):
+    """A value that can't be: `field` names it, `detail` says why, without repeating secrets."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field}: {detail}")
+        self.field = field
+        self.detail = detail
+
+
+class NotFound(LookupError):
+    """There is no such row."""
+
+
+class Exists(ValueError):
+    """There is such a row already."""
+
+
+class StaleVersion(ValueError):
+    """Somebody changed the row since the caller read it; `current` is its version now."""
+
+    def __init__(self, current: int) -> None:
+        super().__init__(f"the version is {current} now")
+        self.current = current
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What differs between the four: table, key, the fields that may be set, and how they are checked."""
+
+    name: str
+    table: Table
+    key: tuple[str, ...]
+    fields: tuple[str, ...]
+    check: Callable[[str, Any], Any]
+
+
+# -- reading
+
+
+async def load(driver: asyncpg.Connection) -> Config:
+    """The configuration, of one moment."""
+    async with driver.transaction(isolation="repeatable_read", readonly=True):
+        version = await driver.fetchval("SELECT version FROM config_version")
+        gateways = await driver.fetch("SELECT * FROM gateways ORDER BY id")
+        routes = await driver.fetch("SELECT * FROM routes ORDER BY position")
+        regions = await driver.fetch("SELECT * FROM regions ORDER BY code")
+        senders = await driver.fetch("SELECT * FROM senders ORDER BY tenant_id, address")
+    return Config(
+        version,
+        tuple(Gateway(**row) for row in gateways),
+        tuple(Route(**{**row, "gateways": tuple(row["gateways"])}) for row in routes),
+        tuple(Region(**{**row, "prefixes": tuple(row["prefixes"])}) for row in regions),
+        tuple(Sender(**row) for row in senders),
+    )
+
+
+async def rows(connection: AsyncConnection, kind: Kind, **where: object) -> list[dict[str, Any]]:
+    """Every row of a kind, in its order; `where` are columns and the value that they must have."""
+    order = kind.table.c.position if kind is ROUTE else kind.table.c[kind.key[-1]]
+    query = select(kind.table).order_by(order)
+    for name, value in where.items():
+        query = query.where(kind.table.c[name] == value)
+    return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def read(connection: AsyncConnection, kind: Kind, key: Mapping[str, Any]) -> dict[str, Any]:
+    """One row. Raises NotFound."""
+    found = await rows(connection, kind, **key)
+    if not found:
+        raise NotFound(subject(kind, key))
+    return found[0]
+
+
+def subject(kind: Kind, key: Mapping[str, Any]) -> str:
+    """How the audit log names a row: `gateway/sandbox`."""
+    return "/".join([kind.name, *(str(key[name]) for name in kind.key)])
+
+
+def shown(kind: Kind, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row's fields as people may see them: secrets masked."""
+    out = {name: row[name] for name in (*kind.key, *kind.fields) if name in row}
+    if kind is GATEWAY:
+        out["url"] = mask_url(out["url"])
+        out["settings"] = mask_settings(out["settings"])
+    return out
+
+
+# -- changing
+
+
+async def begin(connection: AsyncConnection) -> int:
+    """Wait for other changes to end, raise the configuration's version and announce it; gives the version."""
+    version = await connection.scalar(
+        text("UPDATE config_version SET version = version + 1 RETURNING version")
+    )
+    assert version is not None
+    await connection.execute(select(func.pg_notify(CHANNEL, str(version))))
+    return version
+
+
+async def create(
+    connection: AsyncConnection, kind: Kind, values: Mapping[str, Any], by: By
+) -> dict[str, Any]:
+    """A new row. `values` has the key (the database gives a route's) and fields. Raises Invalid, Exists."""
+    await begin(connection)
+    checked = {name: kind.check(name, value) for name, value in values.items()}
+    if kind is ROUTE:
+        await _check_gateways(connection, checked)
+        checked["position"] = await _make_room(connection, checked.get("position"))
+    else:
+        key = {name: checked[name] for name in kind.key}
+        if await rows(connection, kind, **key):
+            raise Exists(subject(kind, key))
+    made = await connection.execute(insert(kind.table).values(**checked).returning(*kind.table.c))
+    row = dict(made.mappings().one())
+    await audit.record(connection, by, f"{kind.name}.create", subject(kind, row), after=shown(kind, row))
+    return row
+
+
+async def change(
+    connection: AsyncConnection,
+    kind: Kind,
+    key: Mapping[str, Any],
+    values: Mapping[str, Any],
+    by: By,
+    *,
+    version: int | None = None,
+) -> dict[str, Any]:
+    """Set some fields of a row; the row as it is then. No field that differs: no new version, no entry.
+
+    `version` is the one that the caller has seen (None: whichever). Raises Invalid, NotFound, StaleVersion.
+    """
+    checked = {name: kind.check(name, value) for name, value in values.items()}
+    await _lock(connection)
+    old = await _current(connection, kind, key, version)
+    fresh = {name: value for name, value in checked.items() if old[name] != value}
+    if not fresh:
+        return old
+    await begin(connection)
+    if kind is ROUTE:
+        await _check_gateways(connection, fresh)
+        if "position" in fresh:
+            fresh["position"] = await _move(connection, old["position"], fresh["position"])
+    done = await connection.execute(
+        update(kind.table)
+        .where(*(kind.table.c[name] == key[name] for name in kind.key))
+        .values(**fresh, version=old["version"] + 1, updated_at=func.now())
+        .returning(*kind.table.c)
+    )
+    row = dict(done.mappings().one())
+    await audit.record(
+        connection,
+        by,
+        f"{kind.name}.change",
+        subject(kind, key),
+        before=shown(kind, old),
+        after=shown(kind, row),
+    )
+    return row
+
+
+async def remove(
+    connection: AsyncConnection, kind: Kind, key: Mapping[str, Any], by: By, version: int | None = None
+) -> None:
+    """Take a row away. A gateway stays, since messages name it: disable it. Raises NotFound, StaleVersion."""
+    assert kind is not GATEWAY, "gateways are disabled, not removed"
+    await begin(connection)
+    old = await _current(connection, kind, key, version)
+    await connection.execute(
+        delete(kind.table).where(*(kind.table.c[name] == key[name] for name in kind.key))
+    )
+    await audit.record(connection, by, f"{kind.name}.remove", subject(kind, key), before=shown(kind, old))
+
+
+async def _lock(connection: AsyncConnection) -> None:
+    """Wait for other changes to end, before reading what is to be changed."""
+    await connection.execute(text("SELECT version FROM config_version FOR UPDATE"))
+
+
+async def _current(
+    connection: AsyncConnection, kind: Kind, key: Mapping[str, Any], version: int | None
+) -> dict[str, Any]:
+    row = await read(connection, kind, key)
+    if version is not None and row["version"] != version:
+        raise StaleVersion(row["version"])
+    return row
+
+
+async def _check_gateways(connection: AsyncConnection, route: Mapping[str, Any]) -> None:
+    """A route names gateways that exist and a tenant that exists."""
+    if "gateways" in route:
+        known = set(await connection.scalars(select(tables.gateways.c.name)))
+        for name in route["gateways"]:
+            if name not in known:
+                raise Invalid("gateways", f"there is no gateway {name!r}")
+    tenant_id = route.get("tenant_id")
+    if tenant_id is not None:
+        found = select(tables.tenants.c.id).where(tables.tenants.c.id == tenant_id)
+        if await connection.scalar(found) is None:
+            raise Invalid("tenant", "there is no such tenant")
+
+
+async def _make_room(connection: AsyncConnection, wanted: int | None) -> int:
+    """The position of a new route: the last, or the wanted one, from which the others move on."""
+    position = tables.routes.c.position
+    last = await connection.scalar(select(func.coalesce(func.max(position), 0))) or 0
+    if last >= MAX_ROUTES:
+        raise Invalid("position", f"there may be {MAX_ROUTES} routes")
+    if wanted is None or wanted > last:
+        return last + 1
+    await connection.execute(update(tables.routes).where(position >= wanted).values(position=position + 1))
+    return wanted
+
+
+async def _move(connection: AsyncConnection, old: int, wanted: int) -> int:
+    """A route goes from `old` to `wanted`; those between move by one."""
+    position = tables.routes.c.position
+    last = await connection.scalar(select(func.max(position))) or 1
+    wanted = min(wanted, last)
+    between = position.between(old + 1, wanted) if wanted > old else position.between(wanted, old - 1)
+    step = -1 if wanted > old else 1
+    await connection.execute(update(tables.routes).where(between).values(position=position + step))
+    return wanted
+
+
+# -- checks: a value as it is stored, or Invalid
+
+
+def _rate(value: Any) -> int | None:
+    if value is None or value == 0:
+        return None  # no limit; to stop a region, pause it; to stop a gateway, disable it
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_RATE:
+        raise Invalid("rate", f"a whole number of segments a second, 0 (no limit) to {MAX_RATE}")
+    return value
+
+
+def _flag(field: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid(field, "true or false")
+    return value
+
+
+def _prefix(field: str, value: Any) -> str:
+    if not isinstance(value, str) or not _PREFIX.fullmatch(value):
+        raise Invalid(field, "a number prefix has 1 to 15 digits, with or without plus sign")
+    return value if value[0] == "+" else f"+{value}"
+
+
+def _check_gateway(field: str, value: Any) -> Any:
+    if field == "name" and not (isinstance(value, str) and _NAME.fullmatch(value)):
+        raise Invalid(field, "small letters, digits, '-', '_' and '.', at most 64")
+    if field == "url" and not (isinstance(value, str) and "://" in value and len(value) <= 4096):
+        raise Invalid(field, "not a URL")
+    if field == "settings" and not isinstance(value, dict):
+        raise Invalid(field, "a table")
+    if field == "enabled":
+        return _flag(field, value)
+    return _rate(value) if field == "rate" else value
+
+
+def _check_route(field: str, value: Any) -> Any:
+    if field == "to":
+        if value == "*" or (isinstance(value, str) and _REGION.fullmatch(value)):
+            return value
+        return _prefix(field, value)
+    if field == "gateways":
+        names = list(value) if isinstance(value, list | tuple) else []
+        if not names or not all(isinstance(name, str) for name in names):
+            raise Invalid(field, "name at least one")
+        if len(set(names)) < len(names):
+            raise Invalid(field, "one is named twice")
+        return names
+    if field == "category" and value is not None:
+        return int(Category(value))
+    if field == "position" and value is not None and not (isinstance(value, int) and value >= 1):
+        raise Invalid(field, "a whole number from 1")
+    return value
+
+
+def _check_region(field: str, value: Any) -> Any:
+    if field == "code" and not (isinstance(value, str) and _REGION.fullmatch(value)):
+        raise Invalid(field, "no region code (VN, US-FL)")
+    if field == "prefixes":
+        prefixes = [_prefix(field, one) for one in value]
+        if len(prefixes) > MAX_PREFIXES:
+            raise Invalid(field, f"more than {MAX_PREFIXES}")
+        return sorted(set(prefixes))
+    if field == "paused":
+        return _flag(field, value)
+    return _rate(value) if field == "rate" else value
+
+
+def _check_sender(field: str, value: Any) -> Any:
+    if field == "address":
+        return address(value)
+    return _rate(value) if field == "rate" else value
+
+
+def address(value: Any) -> str:
+    """A from-address as it is kept: a number or short code without plus sign, or a name. Raises Invalid."""
+    if isinstance(value, str):
+        if _NUMBER.fullmatch(value):
+            return value.removeprefix("+")
+        if _NAMED_SENDER.fullmatch(value) and value.strip() == value:
+            return value
+    raise Invalid("address", "a number or short code of up to 15 digits, or a name of up to 11 characters")
+
+
+GATEWAY = Kind("gateway", tables.gateways, ("name",), ("url", "settings", "rate", "enabled"), _check_gateway)
+ROUTE = Kind(
+    "route", tables.routes, ("id",), ("position", "to", "category", "tenant_id", "gateways"), _check_route
+)
+REGION = Kind("region", tables.regions, ("code",), ("prefixes", "rate", "paused"), _check_region)
+SENDER = Kind("sender", tables.senders, ("tenant_id", "address"), ("rate",), _check_sender)

@@ -1,0 +1,111 @@
+"""Tenants: who messages, keys and rules belong to.
+
+Guarantees: each tenant has a key of its own for the hashes of its recipients, so that the same number has
+unrelated hashes in two tenants; it never leaves this layer but to make those hashes. The first tenant is the
+operator's: only its keys reach what belongs to no tenant (gateways, routes, regions, other tenants).
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.store import audit, tables
+from app.store.audit import By
+
+DEFAULT = "default"
+HASH_KEY_BYTES = 32
+OPERATOR = "operator"  # the setting that marks the operator's tenant
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A tenant. `hash_key` keys its recipient hashes."""
+
+    id: int
+    name: str
+    hash_key: bytes
+    settings: dict[str, Any]
+    created_at: datetime
+
+    def __repr__(self) -> str:
+        return f"Tenant({self.id})"
+
+    @property
+    def operator(self) -> bool:
+        """Is it the operator's own?"""
+        return bool(self.settings.get(OPERATOR))
+
+
+class NameTaken(ValueError):
+    """There is a tenant of that name."""
+
+
+async def ensure_default(connection: AsyncConnection) -> int:
+    """The operator's tenant, made if there is none; gives its id. Two callers at once make one."""
+    table = tables.tenants
+    await connection.execute(
+        upsert(table)
+        .values(name=DEFAULT, hash_key=os.urandom(HASH_KEY_BYTES), settings={OPERATOR: True})
+        .on_conflict_do_nothing(index_elements=["name"])
+    )
+    tenant_id = await connection.scalar(select(table.c.id).where(table.c.name == DEFAULT))
+    assert tenant_id is not None
+    return tenant_id
+
+
+async def create(connection: AsyncConnection, name: str, settings: dict[str, Any], by: By) -> Tenant:
+    """A new tenant. Raises NameTaken. After the commit call `app.rules.prepare` for it."""
+    table = tables.tenants
+    made = await connection.execute(
+        upsert(table)
+        .values(name=name, hash_key=os.urandom(HASH_KEY_BYTES), settings={**settings, OPERATOR: False})
+        .on_conflict_do_nothing(index_elements=["name"])
+        .returning(*table.c)
+    )
+    row = made.mappings().one_or_none()
+    if row is None:
+        raise NameTaken(name)
+    tenant = Tenant(**row)
+    await audit.record(connection, by, "tenant.create", f"tenant/{tenant.id}", after={"name": name})
+    return tenant
+
+
+async def rename(connection: AsyncConnection, tenant_id: int, name: str, by: By) -> Tenant | None:
+    """Change the name; None when there is no such tenant. Raises NameTaken."""
+    table = tables.tenants
+    old = await read(connection, tenant_id)
+    if old is None or old.name == name:
+        return old
+    taken = select(table.c.id).where(table.c.name == name)
+    if await connection.scalar(taken) is not None:
+        raise NameTaken(name)
+    await connection.execute(update(table).where(table.c.id == tenant_id).values(name=name))
+    await audit.record(
+        connection,
+        by,
+        "tenant.change",
+        f"tenant/{tenant_id}",
+        before={"name": old.name},
+        after={"name": name},
+    )
+    return await read(connection, tenant_id)
+
+
+async def read(connection: AsyncConnection, tenant_id: int) -> Tenant | None:
+    """One tenant."""
+    query = select(tables.tenants).where(tables.tenants.c.id == tenant_id)
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else Tenant(**row)
+
+
+async def page(connection: AsyncConnection, *, after_id: int = 0, limit: int = 100) -> list[Tenant]:
+    """Tenants by id, above `after_id`."""
+    table = tables.tenants
+    query = select(table).where(table.c.id > after_id).order_by(table.c.id).limit(limit)
+    return [Tenant(**row) for row in (await connection.execute(query)).mappings()]
