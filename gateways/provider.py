@@ -1,0 +1,260 @@
+"""What the module of one HTTP provider takes and gives; pure, no I/O.
+
+A provider (`gateways/twilio.py`) is one small file of functions on its own parsed settings:
+
+    parse(name, url, settings) -> S                             ValueError: one line that names the wrong key
+    request(s: S, submission) -> HttpRequest
+    outcome(s: S, status, headers, body) -> Outcome             header names are lower-case
+    receive(s: S, method, url, headers, body) -> list[Receipt | Inbound]    BadSignature, BadCallback
+    reply(s: S) -> HttpReply                                    what a stored callback is answered with
+    build(name, url, settings, sink) -> Gateway                 an `HttpGateway` around the first three
+
+Sending, time-outs, pooling and what a cut connection means are the same for all of them
+and live in `gateways.http`; retry, metrics and logs are the caller's.
+
+Guarantees: secrets, numbers and texts never reach a repr or an error of this module.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import cast
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+import msgspec
+
+from gateways.base import Outcome, Rejected, Retry, Unknown
+
+MAX_DELAY_S = 3600.0  # a longer Retry-After is a provider's mistake: nothing waits for days
+MAX_FIELDS = 200  # of a form or query that calls back
+MAX_CONCURRENCY = 1000
+
+# Keys that belong to the caller; they may stand beside ours in the DSN's query or the gateway's table.
+CALLERS_KEYS = frozenset({"name", "url", "rate", "binds", "callback_url"})
+_LINK_KEYS = frozenset(
+    {"concurrency", "connect_s", "send_s", "answer_s", "keepalive_s", "allow_private", "ca_file"}
+)
+
+
+class HttpRequest(msgspec.Struct, frozen=True, gc=False):
+    """One request, complete. `url` is already percent-encoded; GET and PUT are as welcome as POST."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes = b""
+
+    def __repr__(self) -> str:  # headers hold credentials, the body a number and a text
+        return f"HttpRequest({self.method})"
+
+
+class HttpReply(msgspec.Struct, frozen=True):
+    """What the provider's callback is answered with."""
+
+    status: int = 204
+    headers: dict[str, str] = {}
+    body: bytes = b""
+
+
+class BadSignature(Exception):
+    """The callback doesn't come from the provider; answer 403."""
+
+
+class BadCallback(Exception):
+    """The callback is authentic but can't be read; answer 400. Says what is missing, never a value."""
+
+
+class Dsn(msgspec.Struct, frozen=True):
+    """A gateway's URL and the options that every HTTP gateway has, checked.
+
+    `base_url` is scheme, host, port and path, without credentials and query. `extra` holds
+    the provider's own options. Times are seconds.
+    """
+
+    name: str
+    base_url: str
+    username: str
+    password: str
+    callback_url: str  # where this gateway is called back; empty when the service has no public address
+    extra: dict[str, object]
+    concurrency: int  # credit, in segments; also the greatest number of connections
+    connect_s: float  # resolving, connecting, TLS
+    send_s: float  # from the first byte of the request to its last
+    answer_s: float  # from there to the last byte of the answer
+    keepalive_s: float  # a pooled connection idle for longer is not used again
+    allow_private: bool  # loopback, private and link-local addresses may be called
+    ca_file: str  # PEM file of the authority that signs the provider's certificate; empty: the system's
+
+    def __repr__(self) -> str:
+        return f"Dsn({self.name})"
+
+
+def wrong(name: str, key: str, problem: str) -> ValueError:
+    """The one kind of error that reading settings gives: a line that names gateway and key, no value."""
+    return ValueError(f"gateway {name}: {key}: {problem}")
+
+
+def parse_dsn(
+    name: str,
+    url: str,
+    settings: Mapping[str, object],
+    *,
+    extra: Iterable[str] = (),
+    transport: str = "https",
+) -> Dsn:
+    """Read `scheme[+http|+https]://user:password@host[:port][/path]?option=value`.
+
+    Options may also stand in the gateway's table (`settings`), which wins over the URL. `extra`
+    names the provider's own options and tables. Raises ValueError.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise wrong(name, "url", "can't be read") from None
+    scheme = parts.scheme.partition("+")[2] or transport
+    if scheme not in ("http", "https"):
+        raise wrong(name, "url", "the part after '+' must be http or https")
+    if not parts.hostname:
+        raise wrong(name, "url", "has no host")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    known = _LINK_KEYS | frozenset(extra) | CALLERS_KEYS
+    options: dict[str, object] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    options.update(settings)
+    for key in options:
+        if key not in known:
+            raise wrong(name, key, "unknown option")
+    return Dsn(
+        name=name,
+        base_url=f"{scheme}://{host}{f':{port}' if port else ''}{quote(parts.path, safe='/%')}",
+        username=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        callback_url=_callback_url(name, text(name, options, "callback_url")),
+        extra={key: options[key] for key in extra if key in options},
+        concurrency=int(number(name, options, "concurrency", 20, least=1, most=MAX_CONCURRENCY)),
+        connect_s=number(name, options, "connect_s", 10, least=0.01, most=300),
+        send_s=number(name, options, "send_s", 10, least=0.01, most=300),
+        answer_s=number(name, options, "answer_s", 30, least=0.01, most=600),
+        # Many servers close idle connections after 5 s. A request that meets such a close has an
+        # unknown outcome, a new connection costs 2 round trips: so stay below.
+        keepalive_s=number(name, options, "keepalive_s", 4, least=0.01, most=600),
+        allow_private=flag(name, options, "allow_private"),
+        ca_file=text(name, options, "ca_file"),
+    )
+
+
+def text(name: str, options: Mapping[str, object], key: str, default: str = "") -> str:
+    """A string option. Raises ValueError."""
+    value = options.get(key, default)
+    if not isinstance(value, str):
+        raise wrong(name, key, "must be a string")
+    return value
+
+
+def number(
+    name: str, options: Mapping[str, object], key: str, default: float, *, least: float, most: float
+) -> float:
+    """A number within limits, given as a number or, in a URL, as digits. Raises ValueError."""
+    value = options.get(key, default)
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        result = float(cast(float, value))
+    except (TypeError, ValueError):
+        raise wrong(name, key, "must be a number") from None
+    if not least <= result <= most:
+        raise wrong(name, key, f"must lie between {least:g} and {most:g}")
+    return result
+
+
+def flag(name: str, options: Mapping[str, object], key: str) -> bool:
+    """True or false, given as such or, in a URL, as one of the two words. Raises ValueError."""
+    value = options.get(key, False)
+    if isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    raise wrong(name, key, "must be true or false")
+
+
+def _callback_url(name: str, public_url: str) -> str:
+    """The service's public base URL to the one address at which this gateway is called back."""
+    if not public_url:
+        return ""
+    parts = urlsplit(public_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise wrong(name, "callback_url", "must be an http(s) URL without query")
+    return f"{public_url.rstrip('/')}/v1/callbacks/{quote(name, safe='')}"
+
+
+def by_status(status: int, headers: Mapping[str, str], code: str = "") -> Outcome:
+    """What an HTTP status says when the provider's own table says nothing (RFC 9110 section 15).
+
+    Only a status that means "not processed" lets the text go again. 301, 302 and 303 are what web
+    frameworks give after a POST that they did process, so they are `Unknown`; 307 and 308 ask
+    for the same request elsewhere (15.4.8, 15.4.9), so nothing was accepted here, and following
+    them would hand number, text and credentials to a host that nobody configured.
+    """
+    raw = f"HTTP {status} {code}".rstrip()
+    if status == 429:  # RFC 6585 section 4
+        return Retry("throttled", raw, retry_after_s(headers))
+    if status in _GATEWAY_REFUSALS:
+        return Retry("gateway_error", raw)
+    if status in _DOUBTFUL or not 400 <= status <= 499:
+        return Unknown("server_error" if status >= 500 else "bad_answer", raw)
+    return Rejected("no_credit" if status == 402 else "rejected", raw)
+
+
+# Refusals of the gateway, not of the text: address moved, wrong credentials or wrong path.
+_GATEWAY_REFUSALS = frozenset({307, 308, 401, 403, 404, 405, 407, 410, 421, 426})
+# 408 may meet a request that was read after all, 409 a duplicate of one that was accepted.
+_DOUBTFUL = frozenset({408, 409})
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """`Retry-After` in seconds (RFC 9110 section 10.2.3), capped; a date counts from the answer's `Date`."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        if value.isascii() and value.isdigit():
+            return min(float(value), MAX_DELAY_S)
+        at = parsedate_to_datetime(value)
+        delay_s = (at - parsedate_to_datetime(headers.get("date", ""))).total_seconds()
+    except (ValueError, TypeError, IndexError):
+        return None
+    return min(max(delay_s, 0.0), MAX_DELAY_S)
+
+
+def form_fields(data: bytes | str) -> list[tuple[str, str]]:
+    """Names and values of a form or query, in order. Raises BadCallback."""
+    try:
+        decoded = data.decode("ascii") if isinstance(data, bytes) else data
+        return parse_qsl(decoded, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+    except ValueError:  # UnicodeDecodeError is one
+        raise BadCallback("the form can't be read") from None
+
+
+def json_value(body: bytes) -> object:
+    """The value of a JSON document. Raises ValueError, also for one nested too deep."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise ValueError("not JSON") from None
+
+
+def same(expected: str | bytes, given: str | bytes) -> bool:
+    """Compare a secret or signature in constant time."""
+    left = expected.encode() if isinstance(expected, str) else expected
+    right = given.encode() if isinstance(given, str) else given
+    return hmac.compare_digest(left, right)
+
+
+def digits(number: str) -> str:
+    """A number without its plus sign, as receipts and senders are written; a name stays as it is."""
+    return number.removeprefix("+")
+
+
+def international(number: str) -> str:
+    """Digits of more than 6 places are a whole number: with plus sign. Short codes and names stay."""
+    return f"+{number}" if number.isascii() and number.isdigit() and len(number) > 6 else number
