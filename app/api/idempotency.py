@@ -1,0 +1,165 @@
+"""`Idempotency-Key` for every POST (draft-ietf-httpapi-idempotency-key-header).
+
+A router of FastAPI routes gets it whole by its route class:
+
+    router = APIRouter(route_class=IdempotentRoute)
+
+Guarantees, for each tenant and path: the same key with the same request replays the stored answer, with
+`Idempotency-Replayed: true`; with another request, 422; while the first is under way, 409 with
+`Retry-After`, for LEASE_S at most, so a crash doesn't hold a key for ever. The key's scopes are checked
+before anything is replayed. Only an answer below 400 is kept: after an error the key is free again, so
+a request that was refused may be mended and sent with its key. An answer marked `Cache-Control: no-store` (one that shows a
+secret) is not kept: its repetition is a 409 `idempotency_answer_not_kept`, and nothing is done twice.
+
+The hot routes (messages, batches) claim their keys inside the accepting transaction instead; see `app.intake`.
+A route here that crashes between its own commit and its answer's may be done again when the lease is over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from app.api.auth import Required, caller_from
+from app.api.problems import Problem
+from app.store import idempotency
+from app.store.engine import Database
+
+HEADER = "idempotency-key"
+REPLAYED = "idempotency-replayed"
+MAX_KEY_CHARS = 255
+LEASE_S = 60.0
+NOT_KEPT = 0  # the status stored in place of an answer that shows a secret
+
+log = logging.getLogger(__name__)
+
+
+class StoredAnswer(msgspec.Struct, array_like=True):
+    """An answer as it is stored: what a replay needs."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+encode_answer = msgspec.msgpack.Encoder().encode
+decode_answer = msgspec.msgpack.Decoder(StoredAnswer).decode
+
+
+def checked_key(raw: str | None) -> str | None:
+    """The header's value; None without one. Raises Problem (400)."""
+    if raw is None:
+        return None
+    if not 1 <= len(raw) <= MAX_KEY_CHARS or not raw.isascii() or not raw.isprintable():
+        raise Problem(
+            400,
+            "invalid_idempotency_key",
+            f"an idempotency key has 1 to {MAX_KEY_CHARS} visible ASCII characters",
+        )
+    return raw
+
+
+def request_hash(*parts: bytes) -> bytes:
+    """What makes two requests the same: each part with its length."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.digest()
+
+
+def judged(kept: idempotency.Kept | None, wanted: bytes) -> tuple[int, StoredAnswer]:
+    """The answer to replay. Raises Problem: another request (422), still under way (409), not kept (409)."""
+    if kept is not None and kept.request_hash != wanted:
+        raise Problem(422, "idempotency_key_reused", "this idempotency key was used for another request")
+    if kept is None or kept.status is None:
+        wait_s = 1 if kept is None else max(1, math.ceil(kept.locked_for_s))
+        raise Problem(
+            409,
+            "idempotency_in_progress",
+            "the first request with this idempotency key is still under way",
+            headers={"retry-after": str(min(wait_s, 5))},
+        )
+    if kept.status == NOT_KEPT or kept.response is None:
+        raise Problem(
+            409,
+            "idempotency_answer_not_kept",
+            "the request with this idempotency key was done; its answer showed a secret once",
+        )
+    return kept.status, decode_answer(kept.response)
+
+
+def replayed(status: int, stored: StoredAnswer) -> Response:
+    """A stored answer, again."""
+    return Response(stored.body, status, headers={**stored.headers, REPLAYED: "true"})
+
+
+class IdempotentRoute(APIRoute):
+    """A FastAPI route whose POST honours `Idempotency-Key`. See the head of this file."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        required = [d.call for d in self.dependant.dependencies if isinstance(d.call, Required)]
+
+        async def idempotent(request: Request) -> Response:
+            raw = request.headers.get(HEADER)
+            if raw is None or request.method != "POST":
+                return await handle(request)
+            key = checked_key(raw)
+            assert key is not None
+            caller = await caller_from(request)
+            for one in required:
+                caller.demand(one.scope)
+            route = f"POST {request.url.path}"
+            wanted = request_hash(request.url.query.encode(), await request.body())
+            database: Database = request.app.state.context.database
+            async with database.driver() as driver:
+                if not await idempotency.claim(driver, caller.tenant_id, route, key, wanted, LEASE_S):
+                    kept = await idempotency.kept(driver, caller.tenant_id, route, key)
+                    return replayed(*judged(kept, wanted))
+            return await _done(database, caller.tenant_id, route, key, handle, request)
+
+        return idempotent
+
+
+async def _done(
+    database: Database,
+    tenant_id: int,
+    route: str,
+    key: str,
+    handle: Callable[[Request], Coroutine[Any, Any, Response]],
+    request: Request,
+) -> Response:
+    """Run the request that holds the claim, and keep its answer."""
+    try:
+        response = await handle(request)
+    except BaseException:
+        await _released(database, tenant_id, route, key)
+        raise
+    if response.status_code >= 400 or not hasattr(response, "body"):
+        await _released(database, tenant_id, route, key)
+        return response
+    status, stored = response.status_code, b""
+    if "no-store" in response.headers.get("cache-control", ""):
+        status = NOT_KEPT
+    else:
+        headers = {n: response.headers[n] for n in ("content-type", "location") if n in response.headers}
+        stored = encode_answer(StoredAnswer(bytes(response.body), headers))
+    async with database.driver() as driver:
+        await idempotency.answer(driver, tenant_id, route, key, status, stored)
+    return response
+
+
+async def _released(database: Database, tenant_id: int, route: str, key: str) -> None:
+    try:
+        async with database.driver() as driver:
+            await idempotency.release(driver, tenant_id, route, key)
+    except Exception:
+        log.warning("an idempotency claim stays until its lease ends", exc_info=True)
