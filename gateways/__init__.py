@@ -1,0 +1,46 @@
+"""Ways out. Each kind is a module here, named after the scheme of its URL, with a `build`.
+
+`make` finds it: `smpp://…` is `gateways.smpp`, `twilio+https://…` would be `gateways.twilio`.
+A scheme with a final `s` for TLS belongs to the same module: `smpps://…` is `gateways.smpp`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from gateways.base import Gateway, Sink
+
+_SCHEME = re.compile(r"([a-z][a-z0-9]*)(?:\+[a-z0-9]+)?:")
+# Modules of this package that are no kind of gateway.
+_NOT_KINDS = frozenset({"base", "sandbox"})
+
+
+def make(name: str, url: str, settings: Mapping[str, Any], sink: Sink) -> Gateway:
+    """The gateway of that URL, not yet open.
+
+    `settings` are options beside those in the URL, and win over them. Raises ValueError, one
+    line that names the scheme or option, and never the password.
+    """
+    gateway: Gateway = _kind(name, url).build(name, url, settings, sink)
+    return gateway
+
+
+def binds_wanted(url: str, settings: Mapping[str, Any] | None = None) -> int:
+    """How many connections the gateway of that URL would hold open; 1 where there is nothing to choose."""
+    kind = _kind("", url)
+    wanted: int = kind.binds_wanted(url, settings or {}) if hasattr(kind, "binds_wanted") else 1
+    return wanted
+
+
+def _kind(name: str, url: str) -> ModuleType:
+    match = _SCHEME.match(url)
+    scheme = match[1] if match else ""
+    for module in (scheme, scheme.removesuffix("s")):
+        if module and module not in _NOT_KINDS and importlib.util.find_spec(f"gateways.{module}"):
+            return importlib.import_module(f"gateways.{module}")
+    raise ValueError(f"gateway {name}: there is no kind of gateway for {scheme or 'a URL without scheme'!r}")

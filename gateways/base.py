@@ -60,7 +60,8 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
 class Rejected(msgspec.Struct, frozen=True, gc=False):
     """The carrier refused this segment for good; the same text again would be refused again."""
 
-    reason: str  # ours, stable: invalid_number, invalid_sender, content_rejected, opted_out, no_credit, rejected ...
+    # ours, stable: invalid_number, invalid_sender, content_rejected, opted_out, no_credit, rejected ...
+    reason: str
     raw: str = ""  # the carrier's: "ESME_RINVDSTADR", "21211" ...
 
 
@@ -90,7 +91,9 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     """
 
     gateway_message_id: str  # normalised as in Accepted
-    state: Literal["enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"]
+    state: Literal[
+        "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
+    ]
     raw: str  # the carrier's status word or number
     error: str = ""  # the carrier's error code
     to: str = ""  # the recipient (MT) as the carrier names it, digits only

@@ -1,0 +1,101 @@
+"""The sandbox's command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from typing import Any
+
+import uvloop
+
+from gateways.sandbox.behaviour import Behaviour, changed
+from gateways.sandbox.ledger import DEFAULT_LIMIT
+from gateways.sandbox.server import Sandbox, Settings
+
+
+def main(argv: list[str]) -> int:
+    """Run a sandbox until SIGINT or SIGTERM; gives the exit status."""
+    parser = _parser()
+    given = parser.parse_args(argv)
+    try:
+        settings = _settings(given)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        uvloop.run(_run(settings))
+    except OSError as error:
+        print(f"sandbox: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    sandbox = Sandbox(settings)
+    await sandbox.start()
+    control = f", control API on port {sandbox.control_port}" if sandbox.control_port is not None else ""
+    print(f"sandbox SMSC on {settings.host} port {sandbox.port}{control}", flush=True)
+    try:
+        await stopped.wait()
+    finally:
+        await sandbox.stop()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="volley sandbox", description="A sandbox SMSC (SMPP 3.4) that makes the faults carriers make."
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1")
+    add("--port", type=int, default=2775, help="SMPP; 0 takes a free one (default 2775)")
+    add("--control-port", type=int, default=2776, help="HTTP control API, loopback; -1: none (default 2776)")
+    add("--user", action="append", metavar="SYSTEM_ID:PASSWORD", help="may repeat (default volley:secret)")
+    add("--ledger", type=int, default=DEFAULT_LIMIT, help="submits kept for GET /ledger; 0: none")
+    add("--receipt-delay", type=float, metavar="S", help="seconds from submit to receipt (default 1)")
+    add("--rate", type=int, help="submits taken a second; the others are throttled")
+    add("--mix", action="append", metavar="STAT=WEIGHT", help="states of receipts, DELIVRD=97; may repeat")
+    add("--behaviour", action="append", metavar="NAME=VALUE", help="any other setting; may repeat")
+    add("--seed", type=int, help="makes random faults repeatable")
+    return parser
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    """Raises ValueError for what makes no sense."""
+    changes: dict[str, Any] = {}
+    for option in given.behaviour or ():
+        name, _, value = option.partition("=")
+        changes[name] = _value(value)
+    if given.receipt_delay is not None:
+        changes["receipt_delay_s"] = given.receipt_delay
+    if given.rate is not None:
+        changes["rate"] = given.rate
+    if given.mix:
+        pairs = (option.partition("=") for option in given.mix)
+        changes["mix"] = {state: float(weight or 1) for state, _, weight in pairs}
+    users = dict(
+        user.split(":", 1) if ":" in user else (user, "") for user in given.user or ["volley:secret"]
+    )
+    return Settings(
+        host=given.host,
+        port=given.port,
+        control_port=None if given.control_port < 0 else given.control_port,
+        users=users,
+        ledger_limit=max(given.ledger, 0),
+        behaviour=changed(Behaviour(), changes),
+        seed=given.seed,
+    )
+
+
+def _value(written: str) -> bool | int | float | str:
+    if written in ("true", "false"):
+        return written == "true"
+    for kind in (int, float):
+        try:
+            return kind(written)
+        except ValueError:
+            continue
+    return written

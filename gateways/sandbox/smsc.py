@@ -1,0 +1,454 @@
+"""The SMSC itself: accounts, submits, receipts and inbound texts, without sockets.
+
+Guarantees: every submit that was taken and asked for a receipt has one, unless a fault says
+otherwise; a delivery stays until some receiving bind of its account has acknowledged it.
+
+`Peer` is a connection as this file sees it; `now` is monotonic, `wall` Unix seconds.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from app.domain.text import segment, udh
+from gateways.sandbox.behaviour import (
+    MAGIC,
+    ORDINARY,
+    RECEIPT_STATES,
+    STATUS_BY_NAME,
+    Behaviour,
+    Fate,
+    changed,
+)
+from gateways.sandbox.ledger import Ledger, SlidingSecond
+from gateways.sandbox.wheel import Wheel
+from gateways.smpp import pdu
+from gateways.smpp.reassembly import split_header
+
+WHEEL_WIDTH_S = 0.01
+SNIPPET_OCTETS = 20  # of the text, in a receipt (Appendix B)
+
+_THROTTLED = STATUS_BY_NAME["ESME_RTHROTTLED"]
+_UDHI, _RECEIPT = 0x40, 0x04
+_WANTS_RECEIPT = 0x03  # registered_delivery, bits 1 and 0 (5.2.17)
+_ENROUTE_AHEAD_S = 1.0
+
+
+class Delivery(msgspec.Struct, gc=False):
+    """A deliver_sm under way."""
+
+    body: bytes
+    receipt: bool
+    attempts: int = 0
+    sent_at: float = 0.0
+
+
+class Peer(Protocol):
+    """A bound connection."""
+
+    outstanding: dict[int, Delivery]
+
+    def send(self, data: bytes) -> None:
+        """Write."""
+
+    def deliver(self, deliveries: Sequence[Delivery], now: float) -> None:
+        """Write them as deliver_sm and keep them in `outstanding`."""
+
+    def cut(self) -> None:
+        """Drop the connection."""
+
+
+class Account:
+    """What belongs to one system_id."""
+
+    def __init__(self, system_id: str) -> None:
+        self.system_id = system_id
+        self.peers: list[Peer] = []
+        self.receivers: list[Peer] = []
+        self.queue: deque[Delivery] = deque()
+
+
+class Counters(msgspec.Struct):
+    """Plain ints, since the start or the last reset."""
+
+    submits: int = 0
+    accepted: int = 0
+    refused: int = 0
+    throttled: int = 0
+    unanswered: int = 0
+    cuts: int = 0
+    receipts_sent: int = 0
+    receipts_acknowledged: int = 0
+    inbound_sent: int = 0
+    inbound_acknowledged: int = 0
+    deliveries_refused: int = 0
+    deliveries_timed_out: int = 0
+    malformed: int = 0
+    binds_refused: int = 0
+
+
+class Receipt(msgspec.Struct, gc=False, frozen=True):
+    """A receipt to be written when it is due: most of the work is left until then."""
+
+    account: Account
+    number: int
+    message: pdu.Message
+    state: str
+    submitted: float
+
+
+class Answer(msgspec.Struct, gc=False, frozen=True):
+    """Bytes for a peer, held back."""
+
+    peer: Peer
+    data: bytes
+
+
+class Again(msgspec.Struct, gc=False, frozen=True):
+    """A delivery to be tried again."""
+
+    account: Account
+    delivery: Delivery
+
+
+class Smsc:
+    """See the head of this file. `seed` makes the random faults repeatable."""
+
+    def __init__(self, behaviour: Behaviour, ledger_limit: int, seed: int | None = None) -> None:
+        self.behaviour = behaviour
+        self.counters = Counters()
+        self.ledger = Ledger(ledger_limit)
+        self.accounts: dict[str, Account] = {}
+        self.later: Wheel[Receipt | Answer | Again] = Wheel(WHEEL_WIDTH_S)
+        self.speed = SlidingSecond()
+        self._initial = behaviour
+        self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
+        self._admitted = SlidingSecond()
+        # Unique over restarts, and of the width of real ids.
+        self._number = int(time.time() * 1000) * 1000
+        self._until_cut = behaviour.cut_at or behaviour.cut_every
+        self._dates: tuple[int, bytes] = (-1, b"")
+        self._states: list[str] = []
+        self._weights: list[float] = []
+        self._sole_state = ""
+        self.change({})
+
+    # --- run-time control --------------------------------------------------------------------------
+
+    def change(self, changes: dict[str, Any]) -> None:
+        """Change some of the behaviour. Raises ValueError."""
+        self.behaviour = changed(self.behaviour, changes)
+        if "cut_at" in changes or "cut_every" in changes:
+            self._until_cut = self.behaviour.cut_at or self.behaviour.cut_every
+        self._states, self._weights = list(self.behaviour.mix), list(self.behaviour.mix.values())
+        self._sole_state = self._states[0] if len(self._states) == 1 else ""
+
+    def reset(self) -> None:
+        """Counters, ledger and behaviour as at the start; what is under way stays."""
+        self.counters = Counters()
+        self.ledger.clear()
+        self.speed, self._admitted = SlidingSecond(), SlidingSecond()
+        self.behaviour = self._initial
+        self.change({"cut_at": self._initial.cut_at})
+
+    def account(self, system_id: str) -> Account:
+        """The account of that name, made when it is first seen."""
+        account = self.accounts.get(system_id)
+        if account is None:
+            account = self.accounts[system_id] = Account(system_id)
+        return account
+
+    def inbound(self, system_id: str, sender: str, to: str, text: str, reference: int, now: float) -> int:
+        """Queue a text from a person; gives the number of its parts. Raises ValueError."""
+        cut = segment(text)
+        account = self.account(system_id)
+        total = len(cut.parts)
+        for index, part in enumerate(cut.parts):
+            header = udh(reference, total, index) if total > 1 else b""
+            body = pdu.submit_sm_body(
+                _address(sender),
+                _address(to),
+                8 if cut.encoding == "ucs2" else 0,
+                header + part,
+                _UDHI if header else 0,
+                registered_delivery=0,
+            )
+            account.queue.append(Delivery(body, receipt=False))
+        self.pump(account, now)
+        return total
+
+    # --- submits -------------------------------------------------------------------------------------
+
+    def submitted(
+        self,
+        account: Account,
+        peer: Peer,
+        submits: Sequence[tuple[int, pdu.Message]],
+        now: float,
+        wall: float,
+    ) -> None:
+        """The submits of one read: refuse, or take, answer and schedule receipts."""
+        behaviour, counters = self.behaviour, self.counters
+        counters.submits += len(submits)
+        self.speed.add(len(submits), now)
+        admitted = self._admitted.admit(len(submits), behaviour.rate, now)
+        answers: list[bytes] = []
+        cut = False
+        for position, (sequence, message) in enumerate(submits):
+            fate = self._fate(message) if position < admitted else Fate(status=_THROTTLED)
+            cut = self._cuts()
+            answered = fate.answered and not cut and not self._drops()
+            message_id = ""
+            if fate.status:
+                counters.refused += 1
+                counters.throttled += fate.status == _THROTTLED
+            else:
+                counters.accepted += 1
+                self._number = number = self._number + 1
+                message_id = _spell(number, behaviour.id_form)
+                if message.registered_delivery & _WANTS_RECEIPT and fate.receipt:
+                    self._schedule(account, number, message, fate, now, wall)
+            if self.ledger.limit:
+                self.ledger.add(wall, account.system_id, sequence, fate.status, message_id, message)
+            if answered:
+                answers.append(pdu.submit_sm_resp(sequence, message_id.encode(), fate.status))
+            else:
+                counters.unanswered += 1
+            if cut:
+                break
+        if behaviour.mute:
+            counters.unanswered += len(answers)
+        else:
+            self._answer(peer, answers, now)
+        if cut:
+            counters.cuts += 1
+            peer.cut()
+
+    def _fate(self, message: pdu.Message) -> Fate:
+        magic = MAGIC.get(message.destination[-7:])
+        if magic is not None:
+            return magic
+        behaviour = self.behaviour
+        if behaviour.refuse:
+            to = message.destination.decode("latin-1").lstrip("+")
+            for prefix, name in behaviour.refuse.items():
+                if to.startswith(prefix.lstrip("+")):
+                    return Fate(status=STATUS_BY_NAME[name])
+        if behaviour.error and self._random.random() < behaviour.error:
+            return Fate(status=STATUS_BY_NAME[behaviour.error_status])
+        return ORDINARY
+
+    def _cuts(self) -> bool:
+        if not self._until_cut:
+            return False
+        self._until_cut -= 1
+        if self._until_cut:
+            return False
+        self._until_cut = self.behaviour.cut_every
+        return True
+
+    def _drops(self) -> bool:
+        share = self.behaviour.drop_answers
+        return bool(share) and self._random.random() < share
+
+    def _answer(self, peer: Peer, answers: list[bytes], now: float) -> None:
+        behaviour = self.behaviour
+        if behaviour.shuffle_answers:
+            self._random.shuffle(answers)
+        if behaviour.answer_jitter_s:
+            for answer in answers:
+                delay_s = behaviour.answer_delay_s + self._random.random() * behaviour.answer_jitter_s
+                self.later.add(now + delay_s, Answer(peer, answer))
+        elif behaviour.answer_delay_s:
+            self.later.add(now + behaviour.answer_delay_s, Answer(peer, b"".join(answers)))
+        elif answers:
+            peer.send(b"".join(answers))
+
+    # --- receipts --------------------------------------------------------------------------------------
+
+    def _schedule(
+        self, account: Account, number: int, message: pdu.Message, fate: Fate, now: float, wall: float
+    ) -> None:
+        behaviour, chance = self.behaviour, self._random.random
+        if behaviour.per == "message" and not _is_last_part(message):
+            return
+        if behaviour.lost and chance() < behaviour.lost:
+            return
+        states = fate.states or (self._sole_state or self._random.choices(self._states, self._weights)[0],)
+        receipts = [Receipt(account, number, message, state, wall) for state in states]
+        if fate.doubled or (behaviour.doubled and chance() < behaviour.doubled):
+            receipts *= 2
+        if fate.early or (behaviour.early and chance() < behaviour.early):
+            account.queue.extend(Delivery(self._receipt_body(receipt, wall), True) for receipt in receipts)
+            self.pump(account, now)
+            return
+        due = now + behaviour.receipt_delay_s
+        if behaviour.receipt_jitter_s:
+            due += chance() * behaviour.receipt_jitter_s
+        if behaviour.late and chance() < behaviour.late:
+            due += behaviour.late_s
+        for receipt in receipts:
+            self.later.add(due, receipt)
+            if receipt.state == "ENROUTE":
+                due += _ENROUTE_AHEAD_S
+
+    def _receipt_body(self, receipt: Receipt, wall: float) -> bytes:
+        """deliver_sm with the receipt: Appendix B and 5.3.2.12, 5.3.2.35."""
+        behaviour, message = self.behaviour, receipt.message
+        number = _spell(receipt.number, behaviour.receipt_id_form or behaviour.id_form).encode()
+        state, error = RECEIPT_STATES[receipt.state]
+        text, tlvs = b"", b""
+        if behaviour.receipt_form != "tlv":
+            text = b"id:%b sub:001 dlvrd:%b submit date:%b done date:%b stat:%b err:%b text:%b" % (
+                number,
+                b"001" if state == 2 else b"000",
+                self._date(receipt.submitted),
+                self._date(wall),
+                receipt.state.encode(),
+                error,
+                b"" if message.data_coding else message.payload[:SNIPPET_OCTETS],
+            )
+        if behaviour.receipt_form != "text":
+            tlvs = pdu.tlv(pdu.TLV_RECEIPTED_MESSAGE_ID, number + b"\x00")
+            tlvs += pdu.tlv(pdu.TLV_MESSAGE_STATE, bytes((state,)))
+        return pdu.submit_sm_body(
+            pdu.address(message.dest_ton, message.dest_npi, message.destination),
+            pdu.address(message.source_ton, message.source_npi, message.source),
+            0,
+            text,
+            _RECEIPT,
+            registered_delivery=0,
+            tlvs=tlvs,
+        )
+
+    def _date(self, wall: float) -> bytes:
+        """YYMMDDhhmm, UTC."""
+        minute = int(wall // 60)
+        if self._dates[0] != minute:
+            self._dates = (minute, time.strftime("%y%m%d%H%M", time.gmtime(minute * 60)).encode())
+        return self._dates[1]
+
+    # --- deliveries ------------------------------------------------------------------------------------
+
+    def run_due(self, now: float, wall: float) -> None:
+        """Everything whose time has come."""
+        touched: dict[int, Account] = {}
+        for item in self.later.due(now):
+            if isinstance(item, Receipt):
+                item.account.queue.append(Delivery(self._receipt_body(item, wall), True))
+                touched[id(item.account)] = item.account
+            elif isinstance(item, Answer):
+                item.peer.send(item.data)
+            else:
+                item.account.queue.append(item.delivery)
+                touched[id(item.account)] = item.account
+        for account in touched.values():
+            self.pump(account, now)
+
+    def pump(self, account: Account, now: float) -> None:
+        """Deliver what the windows of the account's receiving binds allow."""
+        queue = account.queue
+        if not queue or self.behaviour.mute:
+            return
+        window = self.behaviour.deliver_window
+        for peer in sorted(account.receivers, key=lambda receiver: len(receiver.outstanding)):
+            # An even share for each, so that no bind gets everything.
+            share = -(-len(queue) // len(account.receivers))
+            room = min(window - len(peer.outstanding), max(share, window // 10))
+            if room <= 0:
+                continue
+            batch = [queue.popleft() for _ in range(min(room, len(queue)))]
+            receipts = sum(delivery.receipt for delivery in batch)
+            self.counters.receipts_sent += receipts
+            self.counters.inbound_sent += len(batch) - receipts
+            peer.deliver(batch, now)
+            if not queue:
+                return
+
+    def delivered(self, account: Account, delivery: Delivery, status: int, now: float) -> None:
+        """The peer answered a deliver_sm; the caller pumps when it has handled its whole read."""
+        if status:
+            self.counters.deliveries_refused += 1
+            self.later.add(now + self.behaviour.redeliver_s, Again(account, delivery))
+        elif delivery.receipt:
+            self.counters.receipts_acknowledged += 1
+        else:
+            self.counters.inbound_acknowledged += 1
+
+    def time_out(self, account: Account, now: float) -> None:
+        """Deliveries that were not answered in time go again, over whichever bind."""
+        horizon = now - self.behaviour.deliver_timeout_s
+        for peer in account.receivers:
+            late = [sequence for sequence, delivery in peer.outstanding.items() if delivery.sent_at < horizon]
+            for sequence in late:
+                account.queue.append(peer.outstanding.pop(sequence))
+            self.counters.deliveries_timed_out += len(late)
+        self.pump(account, now)
+
+    def joined(self, account: Account, peer: Peer, receives: bool, now: float) -> None:
+        """A bind came up."""
+        account.peers.append(peer)
+        if receives:
+            account.receivers.append(peer)
+            self.pump(account, now)
+
+    def left(self, account: Account, peer: Peer, now: float) -> None:
+        """A bind went down: what it had not acknowledged is first in the queue again."""
+        if peer in account.peers:
+            account.peers.remove(peer)
+        if peer in account.receivers:
+            account.receivers.remove(peer)
+        account.queue.extendleft(reversed(peer.outstanding.values()))
+        peer.outstanding = {}
+        self.pump(account, now)
+
+    def stats(self, now: float) -> dict[str, object]:
+        """For GET /stats."""
+        accounts = {
+            account.system_id: {
+                "binds": len(account.peers),
+                "receivers": len(account.receivers),
+                "queued": len(account.queue),
+                "outstanding": sum(len(peer.outstanding) for peer in account.receivers),
+            }
+            for account in self.accounts.values()
+        }
+        return {
+            **msgspec.structs.asdict(self.counters),
+            "per_second": self.speed.current(now),
+            "peak_per_second": self.speed.peak,
+            "accepted_peak_per_second": self._admitted.peak,
+            "scheduled": len(self.later),
+            "ledger": {"next": self.ledger.next_number, "kept": len(self.ledger), "limit": self.ledger.limit},
+            "accounts": accounts,
+        }
+
+
+def _spell(number: int, form: str) -> str:
+    """A message id in one of the forms that carriers use."""
+    if form == "dec":
+        return str(number)
+    if form == "uuid":
+        digits = f"{number:032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return f"{number:X}" if form == "HEX" else f"{number:x}"
+
+
+def _is_last_part(message: pdu.Message) -> bool:
+    if not message.esm_class & _UDHI:
+        return True
+    _, part = split_header(message.payload)
+    return part is None or part.index == part.total
+
+
+def _address(written: str) -> bytes:
+    """An address of an inbound text: international with a plus sign, else a short code or a name."""
+    if written.startswith("+"):
+        return pdu.address(1, 1, written[1:].encode("ascii"))
+    return pdu.address(*((3, 0) if written.isdigit() else (5, 0)), written.encode("latin-1"))

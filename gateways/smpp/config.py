@@ -1,0 +1,192 @@
+"""The settings of an SMPP gateway: what its URL and its settings may say.
+
+Guarantees: an option that does not exist or makes no sense is one ValueError that names it;
+no error and no `repr` holds the password.
+
+    smpp://system_id:password@host:2775?bind=transceiver&binds=2&window=100&rate=0
+    smpps://…                           TLS; the host name is verified
+
+Characters of the password that a URL reserves are percent-encoded.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta
+
+from gateways.smpp import pdu
+from gateways.smpp.receipts import IdForm
+from gateways.smpp.session import Timers
+from gateways.smpp.status import refusals
+
+DEFAULT_PORTS = {"smpp": 2775, "smpps": 3550}
+
+_Octet = Annotated[int, Meta(ge=0, le=255)]
+_Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that may stand behind the `?` of the URL, or in the gateway's settings, which win."""
+
+    # Sessions. `binds` counts transceivers, or pairs of a transmitter and a receiver.
+    bind: Literal["transceiver", "transmitter", "receiver", "transmitter+receiver"] = "transceiver"
+    binds: Annotated[int, Meta(ge=1, le=64)] = 1
+    window: Annotated[int, Meta(ge=1, le=10_000)] = 100  # PDUs a bind
+    rate: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0  # segments a second and bind; 0: no limit
+    system_type: str = ""
+    address_range: str = ""
+
+    # submit_sm. TON and NPI are guessed by the kind of address unless they are set.
+    service_type: Annotated[str, Meta(max_length=5)] = ""
+    source_ton: _Octet | None = None
+    source_npi: _Octet | None = None
+    dest_ton: _Octet = 1
+    dest_npi: _Octet = 1
+    short_code_ton: _Octet = 3
+    short_code_npi: _Octet = 0
+    short_code_max: Annotated[int, Meta(ge=0, le=20)] = 8  # a sender of so many digits is a short code
+    registered_delivery: Annotated[int, Meta(ge=0, le=31)] = 1
+    concat: Literal["udh", "sar"] = "udh"  # user data header with an 8-bit reference, or sar_* parameters
+    # The carrier's own alphabet, data_coding 0, in both directions.
+    alphabet: Literal["gsm7", "latin-1", "ascii"] = "gsm7"
+
+    # Receipts and inbound texts
+    submit_id: IdForm = "asis"
+    receipt_id: IdForm = "asis"
+    receipt_zone: str = "UTC"  # of the dates in receipts
+    reassembly_s: _Seconds = 300.0
+
+    # Time-outs
+    connect_timeout_s: _Seconds = 10.0
+    bind_timeout_s: _Seconds = 10.0
+    response_timeout_s: _Seconds = 30.0
+    enquire_link_s: _Seconds = 15.0
+    enquire_link_timeout_s: _Seconds = 10.0
+    # A peer whose kernel acknowledges nothing for so long is gone (TCP_USER_TIMEOUT, where there is one).
+    tcp_timeout_s: _Seconds = 5.0
+    reconnect_min_s: _Seconds = 0.5
+    reconnect_max_s: _Seconds = 30.0
+
+    # TLS
+    tls_ca: str = ""  # file of certificate authorities instead of the system's
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_name: str = ""  # name in the certificate, where it is not the host's
+
+    # The carrier's own refusals: {"0x488": "retry:throttled", "0x400": "rejected:invalid_number"}
+    status: dict[str, str] = {}
+
+
+class Config(msgspec.Struct, frozen=True):
+    """One gateway's settings, checked."""
+
+    host: str
+    port: int
+    system_id: str
+    password: str
+    options: Options
+    tls: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        return f"Config({self.system_id}@{self.host}:{self.port})"
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the sessions are, in the order in which they are opened; it repeats."""
+        return tuple(self.options.bind.split("+"))
+
+    @property
+    def timers(self) -> Timers:
+        options = self.options
+        return Timers(
+            bind_s=options.bind_timeout_s,
+            response_s=options.response_timeout_s,
+            enquire_link_s=options.enquire_link_s,
+            enquire_link_response_s=options.enquire_link_timeout_s,
+        )
+
+
+def parse(name: str, url: str, settings: Mapping[str, Any]) -> Config:
+    """The settings of gateway `name`. Raises ValueError with one line."""
+    try:
+        config = _parse(url, settings)
+        pdu.bind(
+            config.kinds[0],
+            1,
+            config.system_id,
+            config.password,
+            config.options.system_type,
+            config.options.address_range,
+        )
+        refusals(config.options.status)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"gateway {name}: {_option_error(str(error))}") from None
+    except ValueError as error:
+        raise ValueError(f"gateway {name}: {error}") from None
+    return config
+
+
+def binds_wanted(url: str, settings: Mapping[str, Any] | None = None) -> int:
+    """How many sessions the gateway would like to hold open."""
+    config = parse("smpp", url, settings or {})
+    return config.options.binds * len(config.kinds)
+
+
+def _parse(url: str, settings: Mapping[str, Any]) -> Config:
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, parts.hostname
+    except ValueError:  # its message may quote what it took for the port: part of a password
+        raise ValueError("the URL can't be read; percent-encode special characters of the password") from None
+    if parts.scheme not in DEFAULT_PORTS:
+        raise ValueError(f"scheme {parts.scheme!r} is not smpp or smpps")
+    if not host or parts.path not in ("", "/") or parts.fragment:
+        raise ValueError("write smpp://system_id:password@host:port?options")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    given: dict[str, Any] = {}
+    for key, value in query:
+        if key in given:
+            raise ValueError(f"option {key} is given twice")
+        given[key] = value
+    given |= settings
+    if isinstance(given.get("bind"), str):
+        given["bind"] = given["bind"].replace(" ", "+")  # a plus sign in a query means a space
+    options = msgspec.convert(given, Options, strict=False)
+    try:
+        ZoneInfo(options.receipt_zone)
+    except (OSError, ValueError):
+        raise ValueError(f"receipt_zone {options.receipt_zone!r} is not a time zone") from None
+    return Config(
+        host=host,
+        port=port or DEFAULT_PORTS[parts.scheme],
+        system_id=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        options=options,
+        tls=_tls(options) if parts.scheme == "smpps" else None,
+    )
+
+
+def _tls(options: Options) -> ssl.SSLContext:
+    """TLS 1.2 or later, certificate and host name verified."""
+    try:
+        context = ssl.create_default_context(cafile=options.tls_ca or None)
+        if options.tls_cert:
+            context.load_cert_chain(options.tls_cert, options.tls_key or None)
+    except OSError as error:
+        raise ValueError(f"tls_ca, tls_cert or tls_key can't be used: {error.strerror or error}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _option_error(message: str) -> str:
+    """msgspec's message, with the option in our words."""
+    if "unknown field" in message:
+        return f"there is no option {message.rpartition('unknown field ')[2]}"
+    problem, _, path = message.rpartition(" - at `$.")
+    return f"option {path.rstrip('`')}: {problem}" if problem else message

@@ -1,0 +1,266 @@
+"""One connection of an SMPP gateway: the asyncio shell around a `Session`.
+
+Guarantees:
+
+* every segment given to `send` ends in exactly one outcome: by its answer, by its time-out,
+  or when the connection is lost: `Unknown` if it was written, `Retry(sent=False)` if not;
+* `send_before` is looked at in the moment of the write, also for what waited for the socket;
+* a batch is one write. While the socket takes no more there is no room, and nothing is
+  written, so that what waits here can still be given back unsent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from gateways.base import Accepted, Outcome, Retry, Submission, Unknown
+from gateways.smpp import pdu, status
+from gateways.smpp.config import Config
+from gateways.smpp.intake import MAX_UNANSWERED, Intake
+from gateways.smpp.pacing import Pacer
+from gateways.smpp.session import Answered, Bound, Closed, Delivered, Event, Lost, Session, State
+
+# Above this many octets in user space the socket is full: about 300 submits.
+WRITE_HIGH_WATER = 64 * 1024
+
+_log = logging.getLogger(__name__)
+
+Token = tuple[Submission, int]
+Ended = tuple[Submission, int, Outcome]
+
+_BAD_ANSWER = Unknown("bad_answer")
+_TIMEOUT = Unknown("timeout")
+_CONNECTION_LOST = Unknown("connection_lost")
+NOT_CONNECTED = Retry("not_connected", sent=False)
+TOO_LATE = Retry("send_before_passed", sent=False)
+
+
+class Owner(Protocol):
+    """What a connection tells its gateway."""
+
+    intake: Intake
+
+    @property
+    def refusals(self) -> Mapping[int, status.Refusal]:
+        """The outcome of each command_status."""
+
+    def normalise(self, message_id: str) -> str:
+        """The id of a submit_sm_resp in the form in which receipts name it."""
+
+    def ended(self, batch: Sequence[Ended]) -> None:
+        """Outcomes, from the event loop."""
+
+    def changed(self) -> None:
+        """The bind came up or went down, or there is room again."""
+
+
+class Connection(asyncio.Protocol):
+    """From connecting to closed, once. `closed` is done when nothing more will come of it."""
+
+    def __init__(
+        self, name: str, kind: str, config: Config, owner: Owner, pacer: Pacer, clock: Callable[[], float]
+    ) -> None:
+        self.session = Session(kind, config.timers, clock())
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.bound = asyncio.Event()
+        self.error = ""
+        self.useful = False  # some submit was answered: worth reconnecting at once
+        self.unanswered = 0
+        self._name = name
+        self._config = config
+        self._owner = owner
+        self._pacer = pacer
+        self._clock = clock
+        self._transport: asyncio.Transport | None = None
+        self._writable = True
+        self._reading = True
+        self._waiting: deque[tuple[Token, bytes]] = deque()  # bounded by the window: see `room`
+
+    # --- for the gateway -------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Segments written and not answered, and those that wait for the socket."""
+        return len(self.session.pending) + len(self._waiting)
+
+    @property
+    def can_send(self) -> bool:
+        """Bound, and of a kind that submits."""
+        return self.session.state is State.BOUND and self.session.kind != "receiver"
+
+    def window_room(self) -> int:
+        """Free places in the window; 0 while the socket takes no more."""
+        if not self.can_send or not self._writable:
+            return 0
+        return self._config.options.window - self.in_flight
+
+    def room(self, now: float) -> int:
+        """Segments that may go now: free places in the window, as the pace allows."""
+        room = self.window_room()
+        if room <= 0:
+            return 0
+        available = self._pacer.available(now)
+        return room if available >= room else max(int(available), 0)
+
+    def send(self, segments: Sequence[tuple[Token, bytes]], now: float) -> None:
+        """Write submits; the caller has looked at their `send_before` and at the room."""
+        self._pacer.spend(len(segments), now)
+        if not self._writable:
+            self._waiting.extend(segments)
+            return
+        self.session.submit(segments, now)
+        self._flush()
+
+    def acknowledge(self, deliveries: Sequence[tuple[int, int]], status: int) -> None:
+        """Answer deliveries (`intake.Source`)."""
+        if self.session.state is not State.CLOSED:
+            self.session.acknowledge(deliveries, status)
+            self._flush()
+        if not self._reading and self.unanswered <= MAX_UNANSWERED // 2 and self._transport:
+            self._reading = True
+            with contextlib.suppress(RuntimeError):  # closing
+                self._transport.resume_reading()
+
+    def unbind(self) -> None:
+        """Take leave (4.2); `closed` is done when the SMSC has answered, or shortly after."""
+        self.session.unbind(self._clock())
+        self._flush()
+
+    def abort(self, reason: str) -> None:
+        """Drop the connection; everything outstanding ends."""
+        self._handle(self.session.disconnected(reason))
+        self._lose_transport()
+
+    def tick(self, now: float) -> None:
+        """Timers; several times a second."""
+        if self._waiting:
+            self._expire(now)
+        self._handle(self.session.tick(now))
+        self._flush()
+
+    # --- asyncio.Protocol --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected, TLS included: bind."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            # Nagle against delayed ACKs costs 40 ms a window.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                timeout_ms = int(self._config.options.tcp_timeout_s * 1000)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+        options = self._config.options
+        self.session.bind(
+            self._config.system_id, self._config.password, options.system_type, options.address_range
+        )
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes: everything that one read gave is handled in one go."""
+        self._handle(self.session.receive(data, self._clock()))
+        self._flush()
+
+    def pause_writing(self) -> None:
+        """The socket takes no more."""
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        """It does again: first what waited here."""
+        self._writable = True
+        now = self._clock()
+        self._expire(now)
+        if self._waiting and self.session.state is State.BOUND:
+            segments = list(self._waiting)
+            self._waiting.clear()
+            self.session.submit(segments, now)
+            self._flush()
+        self._owner.changed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Gone, for whatever reason."""
+        reason = f"connection lost: {type(exc).__name__}" if exc else "closed by the SMSC"
+        self._handle(self.session.disconnected(reason))
+        self._transport = None
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    # --- inside -------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        data = self.session.data_to_send()
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def _lose_transport(self) -> None:
+        if self._transport is not None:
+            self._transport.close() if self._writable else self._transport.abort()
+        elif not self.closed.done():
+            self.closed.set_result(None)
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        for event in events:
+            match event:
+                case Answered(answers):
+                    self._on_answers(answers)
+                case Delivered(messages):
+                    self._on_deliveries(messages)
+                case Lost(tokens, reason):
+                    outcome = _TIMEOUT if reason == "timeout" else _CONNECTION_LOST
+                    self._owner.ended([(submission, index, outcome) for submission, index in tokens])
+                case Bound():
+                    self.bound.set()
+                    self._owner.changed()
+                case Closed():
+                    self._on_closed(event)
+
+    def _on_answers(self, answers: Sequence[tuple[Token, int, bytes | None]]) -> None:
+        self.useful = True
+        owner = self._owner
+        normalise, refusals = owner.normalise, owner.refusals
+        batch: list[Ended] = []
+        throttled = False
+        for (submission, index), code, message_id in answers:
+            outcome: Outcome
+            if message_id is None:
+                outcome = _BAD_ANSWER
+            elif code == 0:
+                outcome = Accepted(normalise(message_id.decode("latin-1")))
+            else:
+                outcome = status.refusal(refusals, code)
+                throttled = throttled or outcome.reason in status.THROTTLING_REASONS
+            batch.append((submission, index, outcome))
+        if throttled:
+            self._pacer.throttled(self._clock())
+        owner.ended(batch)
+
+    def _on_deliveries(self, messages: Sequence[tuple[int, int, pdu.Message]]) -> None:
+        self._owner.intake.add(self, messages, self._clock())
+        if self._reading and self.unanswered >= MAX_UNANSWERED and self._transport:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _on_closed(self, event: Closed) -> None:
+        self.error = status.name(event.refused_status) if event.refused_status else event.reason
+        waiting = [(submission, index, NOT_CONNECTED) for (submission, index), _ in self._waiting]
+        self._waiting.clear()
+        if waiting:
+            self._owner.ended(waiting)
+        self._flush()  # the answer to an unbind, the nack of what could not be read
+        self._lose_transport()
+        self._owner.changed()
+
+    def _expire(self, now: float) -> None:
+        """Give back what waited for the socket past its `send_before`."""
+        late = [token for token, _ in self._waiting if token[0].send_before < now]
+        if late:
+            self._waiting = deque(entry for entry in self._waiting if entry[0][0].send_before >= now)
+            self._owner.ended([(submission, index, TOO_LATE) for submission, index in late])

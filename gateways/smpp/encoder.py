@@ -1,0 +1,153 @@
+"""Submissions as bodies of submit_sm.
+
+Guarantees: what can't be written as a valid submit_sm is `Rejected` and never reaches the
+wire; a number or name that could break out of its field (NUL, over-long) is among it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from app.domain.text import decode_gsm7, udh
+from gateways.base import Rejected, Submission
+from gateways.smpp import pdu
+from gateways.smpp.config import Options
+
+_CACHED = 4096  # distinct senders, and distinct validities, that are kept encoded
+
+_UDHI = 0x40  # esm_class bit 6 (5.2.12)
+_DATA_CODING = {"gsm7": 0x00, "ucs2": 0x08}  # 5.2.19
+
+_NUMBER = re.compile(r"\+?[0-9]{1,20}")
+_NAME = re.compile(r"[\x20-\x7e\xa0-\xff]{1,20}")
+
+_BAD_NUMBER = Rejected("invalid_number")
+_BAD_SENDER = Rejected("invalid_sender")
+_TOO_LONG = Rejected("content_rejected", "segment too long")
+_NOT_IN_ALPHABET = Rejected("content_rejected", "not in the carrier's alphabet")
+
+_MAX_VALIDITY_S = 360 * 86_400 - 1  # twelve months as counted below; the years stay 0
+
+
+def relative_time(seconds: int) -> bytes:
+    """validity_period as YYMMDDhhmmss000R (7.1.1.2), terminated: days, hours, minutes, seconds from now."""
+    seconds = min(max(int(seconds), 1), _MAX_VALIDITY_S)
+    days, rest = divmod(seconds, 86_400)
+    # A month field's length is the carrier's guess, and some read more than 31 days as an
+    # error: whole months of 30 days go into the month field.
+    months, days = divmod(days, 30)
+    hours, rest = divmod(rest, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return b"00%02d%02d%02d%02d%02d000R\x00" % (months, days, hours, minutes, seconds)
+
+
+class Encoder:
+    """Writes the submissions of one gateway."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._service_type = options.service_type.encode("ascii") + b"\x00"
+        self._dest = bytes((options.dest_ton, options.dest_npi))
+        self._senders: dict[str, bytes] = {}
+        self._validities: dict[int, bytes] = {}
+
+    def bodies(self, submission: Submission) -> list[tuple[int, bytes]] | Rejected:
+        """(index, body) of each masked segment."""
+        to = submission.to
+        digits = to[1:] if to[:1] == "+" else to
+        if not (digits.isdigit() and digits.isascii() and len(digits) <= pdu.MAX_ADDRESS_CHARACTERS):
+            return _BAD_NUMBER
+        source = self._senders.get(submission.sender)
+        if source is None:
+            source = self._source(submission.sender)
+            if source is None:
+                return _BAD_SENDER
+        destination = self._dest + digits.encode() + b"\x00"
+        validity = b"\x00" if submission.validity_s is None else self._validity(submission.validity_s)
+        coding, parts = _DATA_CODING[submission.encoding], submission.parts
+        if coding == 0 and self._options.alphabet != "gsm7":
+            try:
+                parts = tuple(decode_gsm7(part).encode(self._options.alphabet) for part in parts)
+            except UnicodeEncodeError:
+                return _NOT_IN_ALPHABET
+        registered, service = self._options.registered_delivery, self._service_type
+        if len(parts) == 1:
+            part = parts[0]
+            if len(part) > pdu.MAX_SHORT_MESSAGE_OCTETS:
+                return _TOO_LONG
+            body = pdu.submit_sm_body(source, destination, coding, part, 0, validity, registered, service)
+            return [(0, body)]
+        return self._long(submission, parts, source, destination, coding, validity)
+
+    def _long(
+        self,
+        submission: Submission,
+        parts: tuple[bytes, ...],
+        source: bytes,
+        destination: bytes,
+        coding: int,
+        validity: bytes,
+    ) -> list[tuple[int, bytes]] | Rejected:
+        total, mask, reference = len(parts), submission.mask, submission.reference
+        by_header = self._options.concat == "udh"
+        bodies = []
+        for index, part in enumerate(parts):
+            if not mask >> index & 1:
+                continue
+            octets, esm_class, tlvs = part, 0, b""
+            if by_header:
+                octets, esm_class = udh(reference, total, index) + part, _UDHI
+            else:
+                tlvs = _sar(reference, total, index)
+            if len(octets) > pdu.MAX_SHORT_MESSAGE_OCTETS:
+                return _TOO_LONG
+            body = pdu.submit_sm_body(
+                source,
+                destination,
+                coding,
+                octets,
+                esm_class,
+                validity,
+                self._options.registered_delivery,
+                self._service_type,
+                tlvs,
+            )
+            bodies.append((index, body))
+        return bodies
+
+    def _source(self, sender: str) -> bytes | None:
+        """The sender as an address: alphanumeric 5/0, short code 3/0, else international 1/1."""
+        options = self._options
+        if _NUMBER.fullmatch(sender):
+            digits = sender.lstrip("+")
+            short = len(digits) <= options.short_code_max and not sender.startswith("+")
+            ton, npi = (options.short_code_ton, options.short_code_npi) if short else (1, 1)
+        elif _NAME.fullmatch(sender):
+            digits, ton, npi = sender, 5, 0
+        else:
+            return None
+        if not digits or len(digits) > pdu.MAX_ADDRESS_CHARACTERS:
+            return None
+        ton = ton if options.source_ton is None else options.source_ton
+        npi = npi if options.source_npi is None else options.source_npi
+        if len(self._senders) >= _CACHED:
+            self._senders.clear()
+        source = self._senders[sender] = pdu.address(ton, npi, digits.encode("latin-1"))
+        return source
+
+    def _validity(self, seconds: int) -> bytes:
+        written = self._validities.get(seconds)
+        if written is None:
+            if len(self._validities) >= _CACHED:
+                self._validities.clear()
+            written = self._validities[seconds] = relative_time(seconds)
+        return written
+
+
+def _sar(reference: int, total: int, index: int) -> bytes:
+    """5.3.2.22 to .24."""
+    return (
+        pdu.tlv(pdu.TLV_SAR_MSG_REF_NUM, (reference & 0xFFFF).to_bytes(2, "big"))
+        + pdu.tlv(pdu.TLV_SAR_TOTAL_SEGMENTS, bytes((total,)))
+        + pdu.tlv(pdu.TLV_SAR_SEGMENT_SEQNUM, bytes((index + 1,)))
+    )

@@ -1,0 +1,360 @@
+"""A way out by SMPP 3.4: several binds, kept open, behind the interface of `gateways.base`.
+
+Guarantees, beside those of that interface:
+
+* credit is the sum of the free windows of the bound binds, less what is taken and not yet
+  submitted; nothing waits here for room, except for a socket that is full;
+* a bind that is lost comes back by itself, with jittered back-off, until `close`;
+* outcomes go to the sink in batches, never from within `submit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from gateways.base import BindStatus, Outcome, Rejected, Retry, Sink, Submission
+from gateways.smpp import status
+from gateways.smpp.config import Config
+from gateways.smpp.connection import NOT_CONNECTED, TOO_LATE, Connection, Ended, Token
+from gateways.smpp.encoder import Encoder
+from gateways.smpp.intake import Intake
+from gateways.smpp.pacing import Pacer
+from gateways.smpp.reassembly import Reassembler
+from gateways.smpp.receipts import ReceiptReader, id_normaliser
+from gateways.smpp.session import State
+
+TICK_S = 0.1
+# A bind that lived so long, or answered anything, is worth an immediate new try.
+_STEADY_S = 10.0
+_MIN_WAKE_S = 0.002
+
+_CLOSED = Retry("closed", sent=False)
+_WINDOW_FULL = Retry("window_full", sent=False)
+
+_log = logging.getLogger(__name__)
+
+
+class Link:
+    """One bind over its lives: connects, and connects again."""
+
+    def __init__(self, index: int, kind: str, gateway: SMPPGateway) -> None:
+        self.name = f"{gateway.name}/{index}"
+        self.kind = kind
+        self.state: Literal["connecting", "bound", "closing", "down"] = "down"
+        self.since = time.time()
+        self.error = ""
+        self.connection: Connection | None = None
+        self._gateway = gateway
+        self._config = gateway.config
+        self.pacer = Pacer(self._config.options.rate, gateway.clock())
+        self.task: asyncio.Task[None] | None = None
+
+    def set_state(self, state: Literal["connecting", "bound", "closing", "down"]) -> None:
+        """For the console."""
+        if state != self.state:
+            self.state, self.since = state, time.time()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        options = self._config.options
+        delay_s = options.reconnect_min_s
+        while True:
+            steady = await self._live()
+            self.set_state("down")
+            self._gateway.changed()
+            delay_s = options.reconnect_min_s if steady else min(delay_s * 2, options.reconnect_max_s)
+            _log.warning("%s is down: %s", self.name, self.error)
+            # Jitter keeps the binds of many processes from coming back in one instant.
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+
+    async def _live(self) -> bool:
+        """One connection from start to end; whether it was a good one."""
+        gateway, config = self._gateway, self._config
+        self.set_state("connecting")
+        connection = Connection(self.name, self.kind, config, gateway, self.pacer, gateway.clock)
+        try:
+            async with asyncio.timeout(config.options.connect_timeout_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection,
+                    config.host,
+                    config.port,
+                    ssl=config.tls,
+                    server_hostname=(config.options.tls_name or config.host) if config.tls else None,
+                )
+        except (OSError, TimeoutError) as error:
+            self.error = f"can't connect: {type(error).__name__}"
+            return False
+        self.connection = connection
+        bound_at = await self._bound(connection)
+        try:
+            await connection.closed
+        finally:
+            self.connection = None
+        self.error = connection.error
+        return connection.useful or (bound_at is not None and gateway.clock() - bound_at > _STEADY_S)
+
+    async def _bound(self, connection: Connection) -> float | None:
+        bound = asyncio.ensure_future(connection.bound.wait())
+        waits: list[asyncio.Future[Any]] = [bound, connection.closed]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            bound.cancel()
+        if not connection.bound.is_set() or connection.closed.done():
+            return None
+        self.set_state("bound")
+        self.error = ""
+        _log.info("%s is bound as %s", self.name, self.kind)
+        return self._gateway.clock()
+
+
+class SMPPGateway:
+    """See the head of this file, and `gateways.base.Gateway` for the methods."""
+
+    def __init__(
+        self, name: str, config: Config, sink: Sink, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        options = config.options
+        self.name = name
+        self.config = config
+        self.clock = clock
+        self.refusals: Mapping[int, status.Refusal] = status.refusals(options.status)
+        self.normalise = id_normaliser(options.submit_id)
+        self.intake = Intake(
+            name,
+            sink,
+            ReceiptReader(options.receipt_id, ZoneInfo(options.receipt_zone)),
+            Reassembler(options.alphabet, options.reassembly_s),
+        )
+        self._sink = sink
+        self._encoder = Encoder(options)
+        self._links: list[Link] = []
+        self._reserved = 0
+        self._closing = False
+        self._unreported: list[Ended] = []
+        self._drained = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake: asyncio.TimerHandle | None = None
+
+    # --- gateways.base.Gateway ---------------------------------------------------------------------
+
+    async def open(self, binds: int) -> None:
+        """Start connecting. With `bind=transmitter+receiver` the kinds take turns."""
+        if self._links or self._closing:
+            raise RuntimeError(f"gateway {self.name} was opened before")
+        kinds = self.config.kinds
+        self._links = [Link(i, kinds[i % len(kinds)], self) for i in range(binds)]
+        for link in self._links:
+            link.task = asyncio.create_task(link.run(), name=f"smpp {link.name}")
+        self._tick()
+
+    async def close(self, drain_s: float) -> None:
+        """Drain, unbind, end everything. Takes at most `drain_s` and the time-out of an unbind."""
+        self._closing = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + drain_s
+        for link in self._links:
+            if link.connection is None and link.task:
+                link.task.cancel()
+            elif link.connection is not None:
+                link.set_state("closing")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._answered()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(max(deadline, loop.time() + 0.1)):
+                await self.intake.drained()
+        connections = [link.connection for link in self._links if link.connection is not None]
+        for connection in connections:
+            connection.unbind()
+            if connection.session.state is not State.CLOSING:
+                connection.abort("closed")
+        if connections:
+            await asyncio.wait(
+                [connection.closed for connection in connections], timeout=self.config.timers.unbind_s + 0.5
+            )
+        await self._stop(connections)
+
+    def take(self, segments: int) -> int:
+        """See `gateways.base.Gateway`; O(binds)."""
+        if self._closing:
+            return 0
+        now = self.clock()
+        free = -self._reserved
+        for link in self._links:
+            if link.connection is not None:
+                free += link.connection.room(now)
+        granted = max(min(segments, free), 0)
+        self._reserved += granted
+        if granted < segments:
+            self._wake_when_paced(now)
+        return granted
+
+    def give_back(self, segments: int) -> None:
+        """See `gateways.base.Gateway`."""
+        self._reserved = max(self._reserved - segments, 0)
+
+    def submit(self, batch: Sequence[Submission]) -> None:
+        """See `gateways.base.Gateway`. What can't go is reported in the loop's next turn."""
+        now = self.clock()
+        places = [
+            _Place(connection, connection.room(now))
+            for link in self._links
+            if (connection := link.connection) is not None and connection.can_send
+        ]
+        places.sort(key=lambda place: -place.room)
+        for submission in batch:
+            self.give_back(submission.mask.bit_count())
+            if self._closing:
+                self._unsent(submission, _CLOSED)
+            elif submission.send_before < now:
+                self._unsent(submission, TOO_LATE)
+            else:
+                bodies = self._encoder.bodies(submission)
+                if isinstance(bodies, Rejected):
+                    self._unsent(submission, bodies)
+                else:
+                    self._place(submission, bodies, places)
+        for place in places:
+            if place.segments:
+                place.connection.send(place.segments, now)
+
+    def binds(self) -> list[BindStatus]:
+        """See `gateways.base.Gateway`."""
+        return [
+            BindStatus(
+                name=link.name,
+                state=link.state,
+                window=self.config.options.window,
+                in_flight=link.connection.in_flight if link.connection else 0,
+                since=link.since,
+                error=link.error,
+            )
+            for link in self._links
+        ]
+
+    # --- connection.Owner ------------------------------------------------------------------------------
+
+    def ended(self, batch: Sequence[Ended]) -> None:
+        """Outcomes of one read."""
+        try:
+            self._sink.outcomes(batch)
+        except Exception:  # a bug of the sink must not cost the connection and its window
+            _log.exception("gateway %s: the sink failed to take %d outcomes", self.name, len(batch))
+        self.changed()
+
+    def changed(self) -> None:
+        """There may be credit, or a bind came or went."""
+        if self._closing:
+            if not self._in_flight():
+                self._drained.set()
+            return
+        try:
+            self._sink.ready()
+        except Exception:
+            _log.exception("gateway %s: the sink failed at ready()", self.name)
+
+    # --- inside ----------------------------------------------------------------------------------------
+
+    def _in_flight(self) -> int:
+        return sum(link.connection.in_flight for link in self._links if link.connection is not None)
+
+    async def _answered(self) -> None:
+        while self._in_flight():
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def _stop(self, connections: Sequence[Connection]) -> None:
+        for connection in connections:
+            if not connection.closed.done():
+                connection.abort("closed")
+        tasks = [link.task for link in self._links if link.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for timer in (self._timer, self._wake):
+            if timer is not None:
+                timer.cancel()
+        for link in self._links:
+            link.set_state("down")
+        self._report()
+
+    def _place(self, submission: Submission, bodies: list[tuple[int, bytes]], places: list[_Place]) -> None:
+        """All segments by one bind where one has room; else each wherever there is room."""
+        wanted = len(bodies)
+        for place in places:
+            if place.room >= wanted:
+                place.add(submission, bodies)
+                return
+        for segment in bodies:
+            for place in places:
+                # The pace may have been cut since the credit was taken: the window decides.
+                if place.room > 0 or place.connection.window_room() > len(place.segments):
+                    place.add(submission, [segment])
+                    break
+            else:
+                self._defer(submission, segment[0], _WINDOW_FULL if places else NOT_CONNECTED)
+
+    def _unsent(self, submission: Submission, outcome: Outcome) -> None:
+        mask = submission.mask
+        while mask:
+            index = (mask & -mask).bit_length() - 1
+            self._defer(submission, index, outcome)
+            mask &= mask - 1
+
+    def _defer(self, submission: Submission, index: int, outcome: Outcome) -> None:
+        if not self._unreported:
+            asyncio.get_running_loop().call_soon(self._report)
+        self._unreported.append((submission, index, outcome))
+
+    def _report(self) -> None:
+        batch, self._unreported = self._unreported, []
+        if batch:
+            self.ended(batch)
+
+    def _tick(self) -> None:
+        now = self.clock()
+        for link in self._links:
+            if link.connection is not None:
+                link.connection.tick(now)
+        self.intake.tick(now)
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _wake_when_paced(self, now: float) -> None:
+        """Credit that only the pace holds back comes with time: say so when it does."""
+        if self._wake is not None:
+            return
+        paced = [
+            link.pacer.next_at()
+            for link in self._links
+            if link.connection is not None and link.connection.window_room() > 0
+        ]
+        if paced:
+            delay_s = max(min(paced) - now, _MIN_WAKE_S)
+            self._wake = asyncio.get_running_loop().call_later(delay_s, self._woken)
+
+    def _woken(self) -> None:
+        self._wake = None
+        self.changed()
+
+
+class _Place:
+    """Room of one connection while a batch is being spread."""
+
+    __slots__ = ("connection", "room", "segments")
+
+    def __init__(self, connection: Connection, room: int) -> None:
+        self.connection = connection
+        self.room = room
+        self.segments: list[tuple[Token, bytes]] = []
+
+    def add(self, submission: Submission, bodies: Sequence[tuple[int, bytes]]) -> None:
+        self.segments += [((submission, index), body) for index, body in bodies]
+        self.room -= len(bodies)

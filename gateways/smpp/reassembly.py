@@ -1,0 +1,213 @@
+"""Inbound texts (MO) put together from their parts, by user data header or sar parameters.
+
+Guarantees:
+
+* a text is given out once, with its parts in order, whichever order they came in and however
+  often one was repeated;
+* nothing waits for ever: after `limit_s` what came is given out, with `…` for each missing
+  part, so that the STOP at the end of a text whose first part was lost is still obeyed;
+* memory is bounded: past `MAX_INCOMPLETE` texts the oldest is given out as it stands.
+
+Pure: monotonic seconds come in as an argument.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from app.domain.text import decode
+from gateways.base import Inbound
+from gateways.smpp import pdu
+
+MAX_INCOMPLETE = 10_000
+MISSING = "…"
+
+_UDHI = 0x40  # esm_class bit 6 (5.2.12)
+
+# data_coding, 5.2.19; what is not listed follows 3GPP TS 23.038 section 4 or is binary.
+_CODECS = {
+    0x01: "ascii",
+    0x03: "latin-1",
+    0x05: "shift_jis",
+    0x06: "iso8859-5",
+    0x07: "iso8859-8",
+    0x08: "ucs2",
+    0x09: "latin-1",  # pictograms: no public table
+    0x0A: "iso2022_jp",
+    0x0D: "euc_jis_2004",
+    0x0E: "euc_kr",
+}
+
+
+class Concatenation(msgspec.Struct, frozen=True, gc=False):
+    """Which part of which text: `index` is from 1, as on the wire."""
+
+    reference: int
+    total: int
+    index: int
+
+
+class Complete(msgspec.Struct, frozen=True, gc=False):
+    """A text, and the deliveries that it was made of: whatever `add` was given with each part."""
+
+    inbound: Inbound
+    deliveries: list[Any]
+
+
+class _Incomplete(msgspec.Struct, gc=False):
+    first: pdu.Message
+    parts: dict[int, tuple[bytes, str]]  # octets and their encoding
+    deliveries: list[Any]
+    total: int
+    since: float
+
+
+def codec(data_coding: int, default: str) -> str:
+    """The encoding of a data_coding; `default` is the carrier's own alphabet, for data_coding 0."""
+    if data_coding == 0:
+        return default
+    known = _CODECS.get(data_coding)
+    if known:
+        return known
+    # Groups 00xx, 01xx and 1111 of TS 23.038: the alphabet stands in bits 3 and 2 (or bit 2).
+    alphabet = data_coding >> 2 & (1 if data_coding >= 0xF0 else 3)
+    if data_coding >= 0x10 and (data_coding < 0x80 or data_coding >= 0xF0):
+        return ("gsm7", "latin-1", "ucs2", "latin-1")[alphabet]
+    return "latin-1"
+
+
+def split_header(payload: bytes) -> tuple[bytes, Concatenation | None]:
+    """(text, concatenation) of a payload with a user data header (3GPP TS 23.040, 9.2.3.24).
+
+    Other elements, ports for instance, are dropped; a header that makes no sense is text.
+    """
+    if not payload or 1 + payload[0] > len(payload):
+        return payload, None
+    stop, position, found = 1 + payload[0], 1, None
+    while position + 2 <= stop:
+        element, length = payload[position], payload[position + 1]
+        value = payload[position + 2 : position + 2 + length]
+        if position + 2 + length > stop:
+            break
+        if element == 0x00 and length == 3:
+            found = Concatenation(value[0], value[1], value[2])
+        elif element == 0x08 and length == 4:
+            found = Concatenation(value[0] << 8 | value[1], value[2], value[3])
+        position += 2 + length
+    return payload[stop:], found if found and 1 <= found.index <= found.total else None
+
+
+def _of_sar(message: pdu.Message) -> Concatenation | None:
+    """sar_msg_ref_num and its company (5.3.2.22 to .24)."""
+    reference = message.tlvs.get(pdu.TLV_SAR_MSG_REF_NUM, b"")
+    total = message.tlvs.get(pdu.TLV_SAR_TOTAL_SEGMENTS, b"")
+    index = message.tlvs.get(pdu.TLV_SAR_SEGMENT_SEQNUM, b"")
+    if not (reference and total and index) or not 1 <= index[-1] <= total[-1]:
+        return None
+    return Concatenation(int.from_bytes(reference, "big"), total[-1], index[-1])
+
+
+def phone(ton: int, digits: bytes) -> str:
+    """An address as Inbound wants it: E.164 with its plus sign where it is an international number."""
+    text = decode(digits, "latin-1")
+    if ton == 1 and text.isdigit():
+        return "+" + text
+    return text
+
+
+class Reassembler:
+    """The incomplete texts of one gateway. `alphabet` is the carrier's for data_coding 0."""
+
+    def __init__(self, alphabet: str, limit_s: float) -> None:
+        self._alphabet = alphabet
+        self._limit_s = limit_s
+        # In the order in which their first parts came: the first is the next to be given up.
+        self._incomplete: dict[tuple[bytes, bytes, int, int], _Incomplete] = {}
+
+    def __len__(self) -> int:
+        return len(self._incomplete)
+
+    def add(self, message: pdu.Message, delivery: Any, now: float) -> list[Complete]:
+        """The texts that this part completes or pushes out; mostly none or one."""
+        payload, found = message.payload, None
+        if message.esm_class & _UDHI:
+            payload, found = split_header(payload)
+        if found is None and message.tlvs:
+            found = _of_sar(message)
+        part = (payload, codec(message.data_coding, self._alphabet))
+        if found is None or found.total == 1:
+            return [_complete(message, decode(*part), [delivery])]
+        key = (message.source, message.destination, found.reference, found.total)
+        completed = []
+        waiting = self._incomplete.get(key)
+        if waiting is not None and waiting.parts.get(found.index, part) != part:
+            # Another text under the same reference: phones count only to 255.
+            completed.append(self._take(key))
+            waiting = None
+        if waiting is None:
+            waiting = self._incomplete[key] = _Incomplete(message, {}, [], found.total, now)
+        waiting.parts[found.index] = part
+        waiting.deliveries.append(delivery)
+        if len(waiting.parts) == waiting.total:
+            completed.append(self._take(key))
+        elif len(self._incomplete) > MAX_INCOMPLETE:
+            completed.append(self._take(next(iter(self._incomplete))))
+        return completed
+
+    def overdue(self, now: float) -> list[Complete]:
+        """Texts whose missing parts did not come in time."""
+        given_up = []
+        while self._incomplete:
+            key, waiting = next(iter(self._incomplete.items()))
+            if now - waiting.since < self._limit_s:
+                break
+            given_up.append(self._take(key))
+        return given_up
+
+    def flush(self) -> list[Complete]:
+        """Everything that is incomplete, as it stands: the gateway is closing."""
+        return [self._take(key) for key in list(self._incomplete)]
+
+    def release(self, older_than: float) -> list[Any]:
+        """Deliveries of incomplete texts that came before `older_than`, each once.
+
+        An SMSC with a window of one sends no second part before the first is acknowledged.
+        """
+        released: list[Any] = []
+        for waiting in self._incomplete.values():
+            if waiting.since >= older_than:
+                break
+            released += waiting.deliveries
+            waiting.deliveries = []
+        return released
+
+    def _take(self, key: tuple[bytes, bytes, int, int]) -> Complete:
+        waiting = self._incomplete.pop(key)
+        return _complete(waiting.first, _join(waiting), waiting.deliveries)
+
+
+def _join(waiting: _Incomplete) -> str:
+    """Octets are joined before they are decoded: phones do cut surrogate and escape pairs."""
+    pieces: list[str] = []
+    run, encoding = b"", ""
+    for index in range(1, waiting.total + 1):
+        octets, its = waiting.parts.get(index, (b"", ""))
+        if its != encoding:
+            pieces.append(decode(run, encoding) if encoding else "")
+            run, encoding = b"", its
+        run += octets
+        if not its:
+            pieces.append(MISSING)
+    pieces.append(decode(run, encoding) if encoding else "")
+    return "".join(pieces)
+
+
+def _complete(message: pdu.Message, text: str, deliveries: list[Any]) -> Complete:
+    inbound = Inbound(
+        sender=phone(message.source_ton, message.source),
+        to=phone(message.dest_ton, message.destination),
+        text=text,
+    )
+    return Complete(inbound, deliveries)

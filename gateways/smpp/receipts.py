@@ -1,0 +1,224 @@
+"""Delivery receipts in deliver_sm and data_sm: which message, what state, when.
+
+Guarantees:
+
+* the optional parameters receipted_message_id and message_state (5.3.2.12, 5.3.2.35) win over
+  the text; the text form of Appendix B is read in the spellings seen in the wild: any case,
+  any field missing, any order, `submit date` or `submit_date`, years of two or four digits;
+* ids are normalised as the gateway's settings say, so that the id of a submit_sm_resp equals
+  that of its receipt, whatever base, case or leading zeros the carrier uses in each;
+* a person's text is never taken for a receipt: only esm_class or receipted_message_id make one;
+* what can't be read is None, never an exception.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, tzinfo
+from typing import Literal, get_args
+
+from gateways.base import Receipt
+from gateways.smpp import pdu
+
+State = Literal[
+    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
+]
+IdForm = Literal["asis", "fold", "dec", "hex"]
+ID_FORMS = get_args(IdForm)
+
+# esm_class of deliver_sm, bits 5 to 2 (5.2.12)
+_MESSAGE_TYPE = 0x3C
+_SMSC_RECEIPT = 0x04
+_INTERMEDIATE_NOTIFICATION = 0x20
+
+# message_state, 5.2.28; 0 and 9 are SMPP 5.0's
+STATES_BY_NUMBER: Mapping[int, tuple[str, State]] = {
+    0: ("SCHEDULED", "accepted"),
+    1: ("ENROUTE", "enroute"),
+    2: ("DELIVERED", "delivered"),
+    3: ("EXPIRED", "expired"),
+    4: ("DELETED", "deleted"),
+    5: ("UNDELIVERABLE", "undelivered"),
+    6: ("ACCEPTED", "accepted"),  # read by a person on the carrier's side: not yet delivered
+    7: ("UNKNOWN", "unknown"),
+    8: ("REJECTED", "rejected"),
+    9: ("SKIPPED", "undelivered"),
+}
+
+# stat: of Appendix B, with the longer spellings that carriers use as well
+STATES_BY_WORD: Mapping[str, State] = {
+    "DELIVRD": "delivered",
+    "DELIVERED": "delivered",
+    "EXPIRED": "expired",
+    "DELETED": "deleted",
+    "UNDELIV": "undelivered",
+    "UNDELIVERED": "undelivered",
+    "UNDELIVERABLE": "undelivered",
+    "UNDELIVRD": "undelivered",
+    "FAILED": "undelivered",
+    "SKIPPED": "undelivered",
+    "ACCEPTD": "accepted",
+    "ACCEPTED": "accepted",
+    "SCHEDULED": "accepted",
+    "BUFFERED": "enroute",
+    "BUFFRED": "enroute",
+    "ENROUTE": "enroute",
+    "UNKNOWN": "unknown",
+    "REJECTD": "rejected",
+    "REJECTED": "rejected",
+}
+
+# Most receipts come in exactly this order: one match instead of a search per field.
+_USUAL = re.compile(
+    rb"id:([^ ]+) sub:[0-9]* dlvrd:[0-9]* submit date:([0-9]*) done date:([0-9]*) "
+    rb"stat:([A-Za-z]+) err:([^ ]*)",
+)
+# text: ends the fields: what follows it is the message and may look like a field.
+_TEXT = re.compile(rb"(?i)(?:^|\s)text\s*:")
+_FIELD = re.compile(
+    rb"(?i)(?:^|(?<=[\s,;]))(id|submit[ _]?date|done[ _]?date|stat|err)\s*:\s*([^\s,;]*)",
+)
+_DECIMAL = re.compile(r"[0-9]+")
+_HEXADECIMAL = re.compile(r"(?:0[xX])?([0-9A-Fa-f]+)")
+
+_DATES_KEPT = 4096  # a carrier's clock has a few hundred distinct minutes in a day's receipts
+
+
+def _as_is(raw: str) -> str:
+    return raw.strip()
+
+
+def _fold(raw: str) -> str:
+    folded = raw.strip().lower()
+    return folded.lstrip("0") or folded[:1]
+
+
+def _decimal(raw: str) -> str:
+    match = _DECIMAL.fullmatch(raw.strip())
+    return str(int(match[0])) if match and len(match[0]) <= 64 else _fold(raw)
+
+
+def _hexadecimal(raw: str) -> str:
+    match = _HEXADECIMAL.fullmatch(raw.strip())
+    return str(int(match[1], 16)) if match and len(match[1]) <= 64 else _fold(raw)
+
+
+_NORMALISERS: Mapping[str, Callable[[str], str]] = {
+    "asis": _as_is,
+    "fold": _fold,
+    "dec": _decimal,
+    "hex": _hexadecimal,
+}
+
+
+def id_normaliser(form: IdForm) -> Callable[[str], str]:
+    """How ids written in `form` become ours.
+
+    `asis`: unchanged but for white space; `fold`: lower case without leading zeros; `dec` and
+    `hex`: a number in that base, kept as decimal, so that a hexadecimal id and a decimal receipt
+    meet. What is no number in that base is folded.
+    """
+    return _NORMALISERS[form]
+
+
+def is_receipt(message: pdu.Message) -> bool:
+    """By message type, or by receipted_message_id where a carrier leaves the type 0."""
+    kind = message.esm_class & _MESSAGE_TYPE
+    if kind:
+        return kind in (_SMSC_RECEIPT, _INTERMEDIATE_NOTIFICATION)
+    return pdu.TLV_RECEIPTED_MESSAGE_ID in message.tlvs
+
+
+class ReceiptReader:
+    """Reads the receipts of one gateway. `zone` is that of the carrier's dates, which name none."""
+
+    def __init__(self, id_form: IdForm = "asis", zone: tzinfo = UTC) -> None:
+        self._normalise = id_normaliser(id_form)
+        self._zone = zone
+        self._dates: dict[bytes, float | None] = {}
+
+    def read(self, message: pdu.Message) -> Receipt | None:
+        """The receipt in `message`; None when it names no message."""
+        match = _USUAL.match(message.payload)
+        if match:
+            number, submitted, done, word, error = match.groups()
+        else:
+            number, submitted, done, word, error = _fields(message.payload)
+        raw = word.decode("latin-1")
+        state = STATES_BY_WORD.get(raw.upper(), "unknown")
+        if message.tlvs:
+            number, raw, state, error = _from_tlvs(message.tlvs, number, raw, state, error)
+        if not number:
+            return None
+        return Receipt(
+            self._normalise(number.decode("latin-1")),
+            state,
+            raw,
+            error.decode("latin-1"),
+            message.source.lstrip(b"+").decode("latin-1"),
+            message.destination.lstrip(b"+").decode("latin-1"),
+            self._unix(submitted),
+            self._unix(done),
+        )
+
+    def _unix(self, written: bytes) -> float | None:
+        """Unix seconds of YYMMDDhhmm[ss] or YYYYMMDDhhmm[ss]; None for what is no date."""
+        if not written:
+            return None
+        try:
+            return self._dates[written]
+        except KeyError:
+            if len(self._dates) >= _DATES_KEPT:
+                self._dates.clear()
+            moment = self._dates[written] = _parse_date(written, self._zone)
+            return moment
+
+
+def _fields(payload: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """id, submit date, done date, stat and err of a receipt in an unusual spelling; of each the first."""
+    text = _TEXT.search(payload)
+    found: dict[bytes, bytes] = {}
+    for match in _FIELD.finditer(payload, 0, text.start() if text else len(payload)):
+        key = match[1].lower().replace(b" ", b"").replace(b"_", b"")
+        found.setdefault(key, match[2])
+    return (
+        found.get(b"id", b""),
+        found.get(b"submitdate", b""),
+        found.get(b"donedate", b""),
+        found.get(b"stat", b""),
+        found.get(b"err", b""),
+    )
+
+
+def _from_tlvs(
+    tlvs: Mapping[int, bytes], number: bytes, raw: str, state: State, error: bytes
+) -> tuple[bytes, str, State, bytes]:
+    receipted = tlvs.get(pdu.TLV_RECEIPTED_MESSAGE_ID, b"").rstrip(b"\x00")
+    coded = tlvs.get(pdu.TLV_MESSAGE_STATE, b"")
+    network = tlvs.get(pdu.TLV_NETWORK_ERROR_CODE, b"")
+    if coded:
+        spelled, state = STATES_BY_NUMBER.get(coded[-1], (str(coded[-1]), "unknown"))
+        # The text's word says more than the number that it repeats.
+        raw = raw if raw and STATES_BY_WORD.get(raw.upper()) == state else spelled
+    if not error and len(network) == 3:  # 5.3.2.31: network type and a code of two octets
+        error = str(int.from_bytes(network[1:], "big")).encode()
+    return receipted or number, raw, state, error
+
+
+def _parse_date(written: bytes, zone: tzinfo) -> float | None:
+    digits = written.decode("latin-1")
+    if not digits.isascii() or not digits.isdigit() or len(digits) not in (10, 12, 14):
+        return None
+    # Twelve digits are YYMMDDhhmmss, or YYYYMMDDhhmm: a leading 20 is a century, for 2020 is past.
+    if len(digits) == 14 or (len(digits) == 12 and digits.startswith("20")):
+        year, rest = int(digits[:4]), digits[4:]
+    else:
+        year, rest = 2000 + int(digits[:2]), digits[2:]
+    parts = [int(rest[i : i + 2]) for i in range(0, len(rest), 2)] + [0]
+    try:
+        local = datetime(year, parts[0], parts[1], parts[2], parts[3], parts[4], tzinfo=zone)
+    except ValueError:
+        return None
+    return float(calendar.timegm(local.utctimetuple()))
