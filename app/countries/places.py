@@ -129,9 +129,7 @@ def _is_geographic(e164: str, code: str) -> bool:
         kind = phone.parse(e164).kind
     except phone.InvalidNumber:  # valid when it was accepted, before an update of the plans
         return False
-    if kind == "mobile":
-        return code in _MOBILES_BY_AREA
-    return kind in ("fixed_line", "fixed_line_or_mobile")
+    return kind == "fixed_line" or (kind in ("mobile", "fixed_line_or_mobile") and code in _MOBILES_BY_AREA)
 
 
 def _longest_match(e164: str, code_length: int) -> tuple[str, ...]:
