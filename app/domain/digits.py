@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-_SYMBOL: Final = re.compile(r"\\d|\[[^\]]*\]|\(\?:|\{\d+(?:,\d+)?\}|[0-9()|?$]")
+_SYMBOL: Final = re.compile(r"\\d|\[(?:\d|\\d|-)+\]|\(\?:|\{\d+(?:,\d+)?\}|[0-9()|?$]")
 _ANY: Final = 0b11_1111_1111
 _START: Final = 1  # the bit of the state before the first digit
 
