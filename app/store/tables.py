@@ -376,6 +376,14 @@ rollups = Table(
     Column("latency_ms", BigInteger, nullable=False, server_default=text("0")),
 )
 
+move_totals = Table(
+    "move_totals",
+    metadata,
+    Column("from_state", SmallInteger, primary_key=True),
+    Column("to_state", SmallInteger, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+)
+
 sweeps = Table(
     "sweeps",
     metadata,

@@ -299,9 +299,15 @@ CREATE TABLE rollups (
     gateway_id  smallint NOT NULL,            -- 0: none
     campaign    text NOT NULL,                -- '': none
     state       smallint NOT NULL,
-    n           bigint NOT NULL,              -- moves into the state less moves out of it
+    n           bigint NOT NULL,              -- messages that entered the state; state 1: that were accepted
     latency_ms  bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (hour, tenant_id, region, category, gateway_id, campaign, state)
+);
+CREATE TABLE move_totals (                    -- every move ever made, from tallies; from_state 0: accepted
+    from_state  smallint NOT NULL,
+    to_state    smallint NOT NULL,
+    n           bigint NOT NULL,
+    PRIMARY KEY (from_state, to_state)
 );
 CREATE TABLE sweeps (
     name        text PRIMARY KEY,

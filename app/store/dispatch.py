@@ -1,0 +1,380 @@
+"""The journal, the record of outcomes, and leases: what stands between a claim and its settling.
+
+Guarantees (ADR 1): bytes may leave only for what `journal` returned; everything one call writes is one
+transaction; a lease that was ended can write nothing more (`LeaseLost`); a parcel is journalled by one
+owner, under the Redis epoch in which it was decided, and only while its batch is running.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+import msgspec
+from asyncpg.pgproto.pgproto import UUID as PgUUID
+
+from app.domain.message import State
+from app.domain.pack import Parcel, bitmap, indexes_of
+from app.store.intake import PARCEL_COLUMNS, as_uuid, at, parcel_row
+
+SUBMIT = int(State.submitting)
+
+
+class LeaseLost(Exception):
+    """This incarnation was declared dead: it must stop, its work is in other hands."""
+
+
+class EpochStale(Exception):
+    """PostgreSQL no longer stands behind the Redis epoch of these decisions."""
+
+
+class Stop(msgspec.Struct, gc=False):
+    """A message that ends here without bytes."""
+
+    message_id: bytes
+    state: State
+    reason: str
+
+
+class Intent(msgspec.Struct, gc=False):
+    """What the dispatcher decided about one claimed parcel.
+
+    `sends` are (message id, segment mask); `held` are the new parcels that carry the part that waits, with
+    the reason; `decisions` are (pack indexes, trace id, held until or None).
+    """
+
+    parcel: Parcel
+    gateway_id: int | None
+    sends: list[tuple[bytes, int]]
+    stops: list[Stop]
+    held: list[tuple[Parcel, str]]
+    decisions: list[tuple[list[int], int, float | None]]
+
+
+class Journalled(msgspec.Struct, gc=False):
+    """What may leave now. `refused` parcels are no longer ours to work on: forget them in Redis."""
+
+    sends: set[bytes]
+    owned: set[bytes]  # parcels that are under our lease now
+    held: list[Parcel]
+    refused: list[Parcel]
+    stopped: list[Stop]
+
+
+Tally = tuple[int, bytes | None, str, int, int | None, int | None, int]
+"""(tenant, batch, region, category, gateway, from state, to state): the key of a delta."""
+
+
+async def write_tallies(
+    driver: asyncpg.Connection,
+    tallies: dict[Tally, int],
+    now: datetime,
+    latency: dict[Tally, int] | None = None,
+) -> None:
+    """Deltas of the transaction that makes the moves."""
+    rows = [(k, n) for k, n in tallies.items() if n]
+    if rows:
+        await driver.execute(
+            "INSERT INTO tallies (tenant_id, batch_id, region, category, gateway_id, from_state, to_state, n,"
+            " latency_ms, at) SELECT u.*, $10 FROM unnest($1::int[], $2::uuid[], $3::text[], $4::smallint[],"
+            " $5::smallint[], $6::smallint[], $7::smallint[], $8::int[], $9::bigint[]) u",
+            [k[0] for k, _ in rows],
+            [as_uuid(k[1]) for k, _ in rows],
+            [k[2] for k, _ in rows],
+            [k[3] for k, _ in rows],
+            [k[4] for k, _ in rows],
+            [k[5] for k, _ in rows],
+            [k[6] for k, _ in rows],
+            [n for _, n in rows],
+            [(latency or {}).get(k, 0) for k, _ in rows],
+            now,
+        )
+
+
+_FENCE = """
+UPDATE parcels p SET lease_id = $1, generation = p.generation + 1, n = 0, in_flight = u.in_flight
+FROM unnest($2::uuid[], $3::int[], $4::smallint[]) u(id, generation, in_flight)
+WHERE p.id = u.id AND p.generation = u.generation AND p.lease_id IS NULL
+  AND (p.batch_id IS NULL OR EXISTS (SELECT FROM batches b WHERE b.id = p.batch_id AND b.state = 2))
+RETURNING p.id, p.members
+"""
+_GUARD = """
+SELECT (SELECT epoch FROM redis_epoch WHERE ready) AS epoch,
+       EXISTS (SELECT FROM leases WHERE id = $1 AND ended_at IS NULL FOR SHARE) AS alive
+"""
+_ATTEMPTS = """
+INSERT INTO attempts (message_id, attempt, kind, gateway_id, mask, lease_id, at)
+SELECT u.message_id, u.attempt, u.kind, u.gateway_id, u.mask, $6, $7
+FROM unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::smallint[], $5::bigint[])
+     u(message_id, attempt, kind, gateway_id, mask)
+ON CONFLICT DO NOTHING RETURNING message_id
+"""
+_FINALS = """
+INSERT INTO finals (message_id, state, reason, raw, at)
+SELECT u.*, $5 FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::text[]) u
+ON CONFLICT DO NOTHING RETURNING message_id
+"""
+
+
+async def write_finals(
+    driver: asyncpg.Connection, rows: Sequence[tuple[bytes, int, str | None, str | None]], now: datetime
+) -> set[bytes]:
+    """(message id, state, reason, raw); gives the messages that became final by this call."""
+    if not rows:
+        return set()
+    written = await driver.fetch(
+        _FINALS,
+        [PgUUID(r[0]) for r in rows],
+        [r[1] for r in rows],
+        [r[2] for r in rows],
+        [r[3] for r in rows],
+        now,
+    )
+    return {row[0].bytes for row in written}
+
+
+async def guard(driver: asyncpg.Connection, lease_id: int, epoch: int | None) -> None:
+    """First statement of a dispatcher's transaction: our lease lives, and (if given) the epoch stands."""
+    row = await driver.fetchrow(_GUARD, lease_id)
+    if not row["alive"]:
+        raise LeaseLost
+    if epoch is not None and row["epoch"] != epoch:
+        raise EpochStale
+
+
+async def journal(
+    driver: asyncpg.Connection, intents: Sequence[Intent], lease_id: int, epoch: int, now_s: float
+) -> Journalled:
+    """Commit what is about to be handed over, and what is not. Raises LeaseLost, EpochStale."""
+    now = at(now_s)
+    assert now is not None
+    async with driver.transaction():
+        await guard(driver, lease_id, epoch)
+        fenced = {
+            row[0].bytes: row[1]
+            for row in await driver.fetch(
+                _FENCE,
+                lease_id,
+                [PgUUID(i.parcel.id) for i in intents],
+                [i.parcel.generation for i in intents],
+                [len(i.sends) for i in intents],
+            )
+        }
+        mine = [i for i in intents if i.parcel.id in fenced]
+        refused = [i.parcel for i in intents if i.parcel.id not in fenced]
+        won = await _insert_attempts(driver, mine, lease_id, now)
+        stopped = [s for i in mine for s in i.stops if s.message_id in won]
+        await write_finals(driver, [(s.message_id, int(s.state), s.reason, None) for s in stopped], now)
+        held = _still_members(mine, fenced)
+        await insert_parcels(driver, held)
+        await _insert_decisions(driver, mine, now)
+        await write_tallies(driver, _journal_tallies(mine, won), now)
+        finished = [PgUUID(i.parcel.id) for i in mine if not i.sends]
+        if finished:
+            await driver.execute("DELETE FROM parcels WHERE id = ANY($1)", finished)
+    return Journalled(won, {i.parcel.id for i in mine if i.sends}, [p for p, _ in held], refused, stopped)
+
+
+async def _insert_attempts(
+    driver: asyncpg.Connection, intents: Sequence[Intent], lease_id: int, now: datetime
+) -> set[bytes]:
+    message_ids: list[PgUUID] = []
+    attempts: list[int] = []
+    kinds: list[int] = []
+    gateways: list[int | None] = []
+    masks: list[int] = []
+    for intent in intents:
+        for message_id, mask in intent.sends:
+            message_ids.append(PgUUID(message_id))
+            masks.append(mask)
+        count = len(intent.sends)
+        kinds += [SUBMIT] * count
+        gateways += [intent.gateway_id] * count
+        for stop in intent.stops:
+            message_ids.append(PgUUID(stop.message_id))
+            masks.append(0)
+            kinds.append(int(stop.state))
+            gateways.append(None)
+        attempts += [intent.parcel.attempt] * (count + len(intent.stops))
+    if not message_ids:
+        return set()
+    rows = await driver.fetch(_ATTEMPTS, message_ids, attempts, kinds, gateways, masks, lease_id, now)
+    return {row[0].bytes for row in rows}
+
+
+def _still_members(intents: Sequence[Intent], fenced: dict[bytes, Any]) -> list[tuple[Parcel, str]]:
+    """The held parcels without what was cancelled since Redis' copy was made."""
+    out = []
+    for intent in intents:
+        members = fenced[intent.parcel.id]
+        for parcel, reason in intent.held:
+            if members is not None:
+                alive = set(indexes_of(members))
+                entries = [e for e in parcel.pack.entries if e.index in alive]
+                if not entries:
+                    continue
+                if len(entries) < len(parcel.pack.entries):
+                    parcel.pack = msgspec.structs.replace(parcel.pack, entries=entries)
+            out.append((parcel, reason))
+    return out
+
+
+async def insert_parcels(driver: asyncpg.Connection, parcels: Iterable[tuple[Parcel, str]]) -> None:
+    """New parcels with the reason why they wait."""
+    rows = [
+        parcel_row(parcel, members=bitmap(e.index for e in parcel.pack.entries), reason=reason)
+        for parcel, reason in parcels
+    ]
+    if rows:
+        await driver.copy_records_to_table("parcels", records=rows, columns=PARCEL_COLUMNS)
+
+
+async def _insert_decisions(driver: asyncpg.Connection, intents: Sequence[Intent], now: datetime) -> None:
+    rows = [
+        (PgUUID(i.parcel.pack_id), bitmap(indexes), i.parcel.attempt, trace_id, now, at(until))
+        for i in intents
+        for indexes, trace_id, until in i.decisions
+    ]
+    if rows:
+        await driver.execute(
+            "INSERT INTO decisions (pack_id, members, attempt, trace_id, at, until) SELECT * FROM"
+            " unnest($1::uuid[], $2::bytea[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[])",
+            *(list(column) for column in zip(*rows, strict=True)),
+        )
+
+
+def _journal_tallies(intents: Sequence[Intent], won: set[bytes]) -> dict[Tally, int]:
+    tallies: dict[Tally, int] = {}
+    for intent in intents:
+        pack = intent.parcel.pack
+        key = (pack.tenant_id, pack.batch_id, pack.region, pack.category)
+        sent = sum(1 for message_id, _ in intent.sends if message_id in won)
+        if sent:
+            full = (*key, intent.gateway_id, int(State.queued), SUBMIT)
+            tallies[full] = tallies.get(full, 0) + sent
+        for stop in intent.stops:
+            if stop.message_id in won:
+                full = (*key, None, int(State.queued), int(stop.state))
+                tallies[full] = tallies.get(full, 0) + 1
+    return tallies
+
+
+async def under_lease(driver: asyncpg.Connection, parcel_ids: Sequence[bytes], lease_id: int) -> set[bytes]:
+    """Which of these parcels a lease has journalled and not settled."""
+    rows = await driver.fetch(
+        "SELECT id FROM parcels WHERE id = ANY($1) AND lease_id = $2",
+        [PgUUID(p) for p in parcel_ids],
+        lease_id,
+    )
+    return {row[0].bytes for row in rows}
+
+
+OUTCOME_COLUMNS = [
+    "message_id",
+    "attempt",
+    "segment",
+    "segments",
+    "gateway_id",
+    "kind",
+    "to_check",
+    "gateway_message_id",
+    "reason",
+    "raw",
+    "at",
+]
+
+
+class Record(msgspec.Struct, gc=False):
+    """What became of handed-over messages since the last flush.
+
+    `outcomes` are rows of OUTCOME_COLUMNS; `finals` are (message id, state, reason, raw); `settled` are the
+    ids of parcels with every answer in; `again` the new parcels for what is to be repeated, with the reason.
+    """
+
+    outcomes: list[tuple]
+    finals: list[tuple[bytes, int, str | None, str | None]]
+    tallies: dict[Tally, int]
+    settled: list[bytes]
+    again: list[tuple[Parcel, str]]
+
+
+async def record(driver: asyncpg.Connection, batch: Record, lease_id: int, now_s: float) -> None:
+    """Commit outcomes and settle parcels. Raises LeaseLost: then nothing was written."""
+    now = at(now_s)
+    assert now is not None
+    async with driver.transaction():
+        await guard(driver, lease_id, None)
+        if batch.outcomes:
+            await driver.copy_records_to_table("outcomes", records=batch.outcomes, columns=OUTCOME_COLUMNS)
+        await write_finals(driver, batch.finals, now)
+        await insert_parcels(driver, batch.again)
+        await write_tallies(driver, batch.tallies, now)
+        if batch.settled:
+            await driver.execute(
+                "DELETE FROM parcels WHERE id = ANY($1) AND lease_id = $2",
+                [PgUUID(one) for one in batch.settled],
+                lease_id,
+            )
+
+
+async def intern_traces(driver: asyncpg.Connection, traces: dict[int, list]) -> None:
+    """Decision vectors by their hash; writing one again does nothing."""
+    await driver.execute(
+        "INSERT INTO traces (id, vector) SELECT * FROM unnest($1::bigint[], $2::jsonb[]) ON CONFLICT DO NOTHING",
+        list(traces),
+        [msgspec.json.encode(vector).decode() for vector in traces.values()],
+    )
+
+
+async def remember_caps(
+    driver: asyncpg.Connection, rows: Sequence[tuple[int, int, bytes]], now_s: float
+) -> None:
+    """(tenant, recipient, message id) counted against a frequency cap, for the rebuilding of the counters."""
+    await driver.copy_records_to_table(
+        "cap_events",
+        records=[(t, r, PgUUID(m), at(now_s)) for t, r, m in rows],
+        columns=["tenant_id", "recipient", "message_id", "at"],
+    )
+
+
+# Leases
+
+
+async def open_lease(driver: asyncpg.Connection, name: str) -> int:
+    """A new incarnation."""
+    return await driver.fetchval("INSERT INTO leases (name) VALUES ($1) RETURNING id", name)
+
+
+async def beat(driver: asyncpg.Connection, lease_id: int) -> None:
+    """Still alive. Raises LeaseLost."""
+    if (
+        await driver.execute("UPDATE leases SET seen_at = now() WHERE id = $1 AND ended_at IS NULL", lease_id)
+        != "UPDATE 1"
+    ):
+        raise LeaseLost
+
+
+async def end_lease(driver: asyncpg.Connection, lease_id: int) -> bool:
+    """Declare a lease over; False when it was already."""
+    return (
+        await driver.execute(
+            "UPDATE leases SET ended_at = now() WHERE id = $1 AND ended_at IS NULL", lease_id
+        )
+        == "UPDATE 1"
+    )
+
+
+async def live_leases(driver: asyncpg.Connection) -> list[int]:
+    """Incarnations that are alive, oldest first."""
+    return [r[0] for r in await driver.fetch("SELECT id FROM leases WHERE ended_at IS NULL ORDER BY id")]
+
+
+async def silent_leases(driver: asyncpg.Connection, silence_s: float) -> list[int]:
+    """Leases that have not been heard of for so long, by PostgreSQL's clock."""
+    rows = await driver.fetch(
+        "SELECT id FROM leases WHERE ended_at IS NULL AND seen_at < now() - make_interval(secs => $1)",
+        silence_s,
+    )
+    return [r[0] for r in rows]

@@ -1,0 +1,329 @@
+"""Receipts: stored, matched, and moved into states, in one transaction.
+
+Guarantees: a message becomes final once, whatever the order and number of its receipts; a carrier's id is
+matched to the newest attempt of that gateway within the horizon whose recipient agrees; what matches
+nothing is parked and tried again, never dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import asyncpg
+import msgspec
+from asyncpg.pgproto.pgproto import UUID as PgUUID
+
+from app.domain import ids
+from app.domain.message import State
+from app.store.dispatch import Tally, write_finals, write_tallies
+from app.store.intake import as_uuid, at
+
+HORIZON_S = 72 * 3600  # no receipt by then: unconfirmed
+OLDEST_MESSAGE_S = (
+    40 * 86_400
+)  # how long before its attempt a message may have been accepted, at the fast look
+SUBMIT_DATE_SLACK_S = 15 * 60  # a carrier's submit date is in its own time, to the minute
+PARK_FIRST_S = 2
+PARK_LIMIT_S = 3600
+
+FINAL_OF = {
+    "delivered": State.delivered,
+    "undelivered": State.undelivered,
+    "expired": State.undelivered,
+    "deleted": State.undelivered,
+    "rejected": State.rejected,
+}
+
+
+class Slip(msgspec.Struct, gc=False):
+    """A receipt on its way in. `to_check` is None when the carrier names no recipient."""
+
+    gateway_id: int
+    gateway_message_id: str
+    state: str
+    raw: str
+    error: str
+    done_at: float | None
+    submitted_at: float | None
+    to_check: int | None
+    received_at: float
+
+
+class Match(msgspec.Struct, gc=False):
+    """The attempt that a receipt speaks of."""
+
+    message_id: bytes
+    segment: int
+    segments: int
+    answered_at: datetime
+    from_state: State
+
+
+class Origin(msgspec.Struct, gc=False, frozen=True):
+    """What a pack says of its messages; kept by the caller, since packs never change."""
+
+    tenant_id: int
+    batch_id: bytes | None
+    region: str
+    category: int
+
+
+class Moved(msgspec.Struct, gc=False):
+    """A message that became final."""
+
+    message_id: bytes
+    gateway_id: int
+    state: State
+    reason: str
+    origin: Origin
+    latency_s: float
+
+
+_MATCH = """
+SELECT o.gateway_message_id, o.message_id, o.segment, o.segments, o.to_check, o.at
+FROM outcomes o
+WHERE o.gateway_message_id = ANY($1) AND o.gateway_id = $2 AND o.at > $3
+  AND o.message_id >= $4 AND o.message_id < $5
+"""
+_UNKNOWN = """
+SELECT o.message_id, o.segment, o.segments, o.at FROM outcomes o
+WHERE o.kind = 4 AND o.gateway_id = $1 AND o.to_check = $2 AND o.at BETWEEN $3 AND $4
+  AND NOT EXISTS (SELECT FROM finals f WHERE f.message_id = o.message_id)
+LIMIT 2
+"""
+
+
+async def match(
+    driver: asyncpg.Connection, slips: Sequence[Slip], now_s: float, *, thorough: bool = False
+) -> list[Match | None]:
+    """For each receipt its attempt. `thorough` also looks at messages accepted long before they were sent."""
+    wanted: dict[int, set[str]] = {}
+    for slip in slips:
+        wanted.setdefault(slip.gateway_id, set()).add(slip.gateway_message_id)
+    oldest = bytes(16) if thorough else ids.first_id_at(now_s - OLDEST_MESSAGE_S)
+    found: dict[tuple[int, str], list[asyncpg.Record]] = {}
+    for gateway_id, names in wanted.items():
+        rows = await driver.fetch(
+            _MATCH,
+            list(names),
+            gateway_id,
+            at(now_s - HORIZON_S),
+            as_uuid(oldest),
+            as_uuid(ids.first_id_at(now_s + 3600)),
+        )
+        for row in rows:
+            found.setdefault((gateway_id, row[0]), []).append(row)
+    return [_newest(found.get((s.gateway_id, s.gateway_message_id), ()), s) for s in slips]
+
+
+def _newest(rows: Sequence[asyncpg.Record], slip: Slip) -> Match | None:
+    best = None
+    for row in rows:
+        if slip.to_check is not None and row[4] != slip.to_check:
+            continue
+        if best is None or row[5] > best[5]:
+            best = row
+    if best is None:
+        return None
+    return Match(best[1].bytes, best[2], best[3], best[5], State.submitted)
+
+
+async def match_unknown(driver: asyncpg.Connection, slip: Slip) -> Match | None:
+    """The only open `unknown` attempt to that recipient by that gateway around the receipt's submit date."""
+    if slip.to_check is None:
+        return None
+    if slip.submitted_at is not None:
+        start = slip.submitted_at - SUBMIT_DATE_SLACK_S
+        end = slip.submitted_at + SUBMIT_DATE_SLACK_S
+    else:
+        start, end = slip.received_at - HORIZON_S, slip.received_at
+    rows = await driver.fetch(_UNKNOWN, slip.gateway_id, slip.to_check, at(start), at(end))
+    if len(rows) != 1:
+        return None
+    row = rows[0]
+    return Match(row[0].bytes, row[1], row[2], row[3], State.unknown)
+
+
+async def origins(driver: asyncpg.Connection, pack_ids: Sequence[bytes]) -> dict[bytes, Origin]:
+    """Tenant, batch, region and category of packs."""
+    rows = await driver.fetch(
+        "SELECT id, tenant_id, batch_id, region, category FROM packs WHERE id = ANY($1)",
+        [PgUUID(p) for p in pack_ids],
+    )
+    return {
+        r["id"].bytes: Origin(
+            r["tenant_id"], r["batch_id"].bytes if r["batch_id"] else None, r["region"], r["category"]
+        )
+        for r in rows
+    }
+
+
+async def store(
+    driver: asyncpg.Connection,
+    matched: Sequence[tuple[Slip, Match]],
+    known: dict[bytes, Origin],
+    now_s: float,
+) -> list[Moved]:
+    """Write receipts and what follows from them, in the caller's transaction. `known` has the packs of all."""
+    now = at(now_s)
+    assert now is not None
+    await _write_receipts(driver, matched, now)
+    candidates: dict[bytes, tuple[Slip, Match, State]] = {}
+    several = []
+    for slip, found in matched:
+        state = FINAL_OF.get(slip.state)
+        if state is None:
+            continue
+        if found.segments == 1:
+            candidates.setdefault(found.message_id, (slip, found, state))
+        else:
+            several.append((slip, found, state))
+    for slip, found, state in await _whole_messages(driver, several, now):
+        candidates.setdefault(found.message_id, (slip, found, state))
+    rows: list[tuple[bytes, int, str | None, str | None]] = [
+        (message_id, int(state), _reason(slip), slip.raw + (f" {slip.error}" if slip.error else ""))
+        for message_id, (slip, _, state) in candidates.items()
+    ]
+    fresh = await write_finals(driver, rows, now)
+    corrected = await _correct(driver, [r for r in rows if r[0] not in fresh], now)
+    return await _moved(driver, candidates, fresh, corrected, known, now)
+
+
+async def _moved(
+    driver: asyncpg.Connection,
+    candidates: dict[bytes, tuple[Slip, Match, State]],
+    fresh: set[bytes],
+    corrected: set[bytes],
+    known: dict[bytes, Origin],
+    now: datetime,
+) -> list[Moved]:
+    moved, tallies, latency = [], dict[Tally, int](), dict[Tally, int]()
+    for message_id in fresh | corrected:
+        slip, found, state = candidates[message_id]
+        origin = known[ids.pack_of(message_id)]
+        before = State.unconfirmed if message_id in corrected else found.from_state
+        waited = max(0.0, (now - found.answered_at).total_seconds())
+        key = (
+            origin.tenant_id, origin.batch_id, origin.region, origin.category,
+            slip.gateway_id, int(before), int(state),
+        )  # fmt: skip
+        tallies[key] = tallies.get(key, 0) + 1
+        latency[key] = latency.get(key, 0) + int(waited * 1000)
+        moved.append(Moved(message_id, slip.gateway_id, state, _reason(slip), origin, waited))
+    await write_tallies(driver, tallies, now, latency)
+    return moved
+
+
+def _reason(slip: Slip) -> str:
+    return {"expired": "carrier_expired", "deleted": "carrier_deleted"}.get(slip.state, slip.state)
+
+
+async def _write_receipts(
+    driver: asyncpg.Connection, matched: Sequence[tuple[Slip, Match]], now: datetime
+) -> None:
+    await driver.copy_records_to_table(
+        "receipts",
+        records=[
+            (
+                s.gateway_id, s.gateway_message_id, PgUUID(m.message_id), m.segment,
+                s.state, s.raw, s.error, at(s.done_at), now,
+            )
+            for s, m in matched
+        ],
+        columns=[
+            "gateway_id", "gateway_message_id", "message_id", "segment", "state", "raw", "error", "done_at", "at",
+        ],
+    )  # fmt: skip
+
+
+async def _whole_messages(
+    driver: asyncpg.Connection, parts: Sequence[tuple[Slip, Match, State]], now: datetime
+) -> list[tuple[Slip, Match, State]]:
+    """Texts of several segments that now have a final state for each; the worst one is the message's."""
+    if not parts:
+        return []
+    await driver.execute(
+        "INSERT INTO segment_states SELECT u.*, $5 FROM"
+        " unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::text[]) u ON CONFLICT DO NOTHING",
+        [PgUUID(m.message_id) for _, m, _ in parts],
+        [m.segment for _, m, _ in parts],
+        [int(state) for _, _, state in parts],
+        [s.raw for s, _, _ in parts],
+        now,
+    )
+    by_id = {m.message_id: (s, m) for s, m, _ in parts}
+    rows = await driver.fetch(
+        "SELECT message_id, count(*) AS n, max(state) AS worst FROM segment_states"
+        " WHERE message_id = ANY($1) GROUP BY message_id",
+        [PgUUID(one) for one in by_id],
+    )
+    return [
+        (*by_id[r["message_id"].bytes], State(r["worst"]))
+        for r in rows
+        if r["n"] >= by_id[r["message_id"].bytes][1].segments
+    ]
+
+
+async def _correct(
+    driver: asyncpg.Connection, rows: Sequence[tuple[bytes, int, str | None, str | None]], now: datetime
+) -> set[bytes]:
+    """A late receipt may still correct `unconfirmed`, nothing else."""
+    if not rows:
+        return set()
+    changed = await driver.fetch(
+        "UPDATE finals f SET state = u.state, reason = u.reason, raw = u.raw, at = $5"
+        " FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::text[]) u(id, state, reason, raw)"
+        " WHERE f.message_id = u.id AND f.state = 17 RETURNING f.message_id",
+        [PgUUID(r[0]) for r in rows],
+        [r[1] for r in rows],
+        [r[2] for r in rows],
+        [r[3] for r in rows],
+        now,
+    )
+    return {r[0].bytes for r in changed}
+
+
+async def park(driver: asyncpg.Connection, slips: Sequence[Slip], now_s: float) -> None:
+    """Keep receipts that match nothing yet: early ones, strays, other people's."""
+    await driver.copy_records_to_table(
+        "parked_receipts",
+        records=[
+            (s.gateway_id, msgspec.msgpack.encode(s), 0, at(now_s + PARK_FIRST_S), at(now_s)) for s in slips
+        ],
+        columns=["gateway_id", "receipt", "tries", "next_at", "at"],
+    )
+
+
+async def unpark(driver: asyncpg.Connection, now_s: float, limit: int) -> list[tuple[int, Slip]]:
+    """Parked receipts whose time has come: (row id, receipt). They stay, with a later time, until `forget`."""
+    rows = await driver.fetch(
+        "UPDATE parked_receipts p SET tries = LEAST(tries + 1, 1000), next_at = $1::timestamptz"
+        " + make_interval(secs => LEAST($2::float8, $3::float8 * 2 ^ LEAST(tries, 12)))"
+        " FROM (SELECT id FROM parked_receipts WHERE next_at <= $1 ORDER BY next_at LIMIT $4"
+        " FOR UPDATE SKIP LOCKED) due WHERE p.id = due.id RETURNING p.id, p.receipt",
+        at(now_s),
+        float(PARK_LIMIT_S),
+        float(PARK_FIRST_S),
+        limit,
+    )
+    return [(r["id"], msgspec.msgpack.decode(r["receipt"], type=Slip)) for r in rows]
+
+
+async def forget(driver: asyncpg.Connection, row_ids: Sequence[int]) -> None:
+    """Parked receipts that found their attempt."""
+    await driver.execute("DELETE FROM parked_receipts WHERE id = ANY($1)", row_ids)
+
+
+async def drop_strays(driver: asyncpg.Connection, now_s: float) -> int:
+    """Parked receipts past the horizon are stored as receipts of no message of ours; gives how many."""
+    cut = at(now_s) - timedelta(seconds=HORIZON_S)  # type: ignore[operator]
+    async with driver.transaction():
+        rows = await driver.fetch("DELETE FROM parked_receipts WHERE at < $1 RETURNING receipt, at", cut)
+        slips = [msgspec.msgpack.decode(r["receipt"], type=Slip) for r in rows]
+        await driver.executemany(
+            "INSERT INTO receipts (gateway_id, gateway_message_id, state, raw, error, at)"
+            " VALUES ($1, $2, $3, $4, $5, $6)",
+            [(s.gateway_id, s.gateway_message_id, s.state, s.raw, s.error, at(s.received_at)) for s in slips],
+        )
+    return len(rows)

@@ -1,0 +1,351 @@
+"""What has to be done again and again: taking over from the dead, closing, rolling up, comparing.
+
+Guarantee: each function is one transaction (or a bounded number) that may be repeated, run by two at once or
+be interrupted, without counting or closing anything twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import asyncpg
+import msgspec
+from asyncpg.pgproto.pgproto import UUID as PgUUID
+
+from app.domain import ids, retry
+from app.domain.message import State
+from app.domain.pack import Entry, Parcel, narrowed
+from app.store.dispatch import OUTCOME_COLUMNS, Tally, insert_parcels, write_finals, write_tallies
+from app.store.intake import at
+from app.store.parcels import parcel_of
+
+RETAKE_PAGE = 50
+CLOSE_PAGE = 200
+ROLLUP_PAGE = 20_000
+UNCONFIRMED_PAGE = 5_000
+_PARTS: dict[int, retry.Kind] = {1: "accepted", 2: "rejected", 3: "again", 4: "unknown"}
+_SUBMITTING = int(State.submitting)
+
+
+class Retaken(msgspec.Struct):
+    """What was found under a dead lease."""
+
+    unknown: int
+    back: list[Parcel]
+    parcels: int
+
+
+async def retake_page(
+    driver: asyncpg.Connection, lease_id: int, now_s: float, to_check: Callable[[str], int]
+) -> Retaken:
+    """Settle up to RETAKE_PAGE parcels of a lease that was ended: attempt without outcome is `unknown`,
+    no attempt goes on. `parcels` 0: there are none left."""
+    async with driver.transaction():
+        rows = await driver.fetch(
+            "SELECT p.id, p.pack_id, p.generation, p.attempt, p.priority, p.due_at, p.members, p.masks,"
+            " k.payload FROM parcels p JOIN packs k ON k.id = p.pack_id"
+            " WHERE p.lease_id = $1 ORDER BY p.id LIMIT $2 FOR UPDATE OF p SKIP LOCKED",
+            lease_id,
+            RETAKE_PAGE,
+        )
+        parcels = [parcel_of(row) for row in rows]
+        estate = await _Estate.read(driver, parcels)
+        work = _Settlement(now_s, to_check)
+        for parcel in parcels:
+            work.settle(parcel, estate)
+        await driver.copy_records_to_table("outcomes", records=work.outcomes, columns=OUTCOME_COLUMNS)
+        now = at(now_s)
+        assert now is not None
+        await write_finals(driver, work.finals, now)
+        await write_tallies(driver, work.tallies, now)
+        await insert_parcels(driver, [(p, "retaken") for p in work.back])
+        await driver.execute("DELETE FROM parcels WHERE id = ANY($1)", [row["id"] for row in rows])
+    return Retaken(work.unknown, work.back, len(parcels))
+
+
+class _Estate(msgspec.Struct):
+    """What the journal says about the messages of some parcels."""
+
+    attempts: dict[tuple[bytes, int], tuple[int, int, int]]  # (message, attempt) -> kind, gateway, mask
+    outcomes: dict[tuple[bytes, int], dict[int, tuple[int, str]]]  # -> segment -> kind, reason
+
+    @classmethod
+    async def read(cls, driver: asyncpg.Connection, parcels: Sequence[Parcel]) -> _Estate:
+        members = [PgUUID(ids.message_id(p.pack_id, e.index)) for p in parcels for e in p.pack.entries]
+        attempts = await driver.fetch(
+            "SELECT message_id, attempt, kind, gateway_id, mask FROM attempts WHERE message_id = ANY($1)",
+            members,
+        )
+        outcomes = await driver.fetch(
+            "SELECT message_id, attempt, segment, kind, reason FROM outcomes WHERE message_id = ANY($1)",
+            members,
+        )
+        by_attempt: dict[tuple[bytes, int], dict[int, tuple[int, str]]] = {}
+        for r in outcomes:
+            by_attempt.setdefault((r[0].bytes, r[1]), {})[r[2]] = (r[3], r[4] or "")
+        return cls({(r[0].bytes, r[1]): (r[2], r[3] or 0, r[4]) for r in attempts}, by_attempt)
+
+
+class _Settlement:
+    """Collects what has to be written for parcels of a dead lease."""
+
+    def __init__(self, now_s: float, to_check: Callable[[str], int]) -> None:
+        self.now_s = now_s
+        self.to_check = to_check
+        self.outcomes: list[tuple] = []
+        self.finals: list[tuple[bytes, int, str | None, str | None]] = []
+        self.tallies: dict[Tally, int] = {}
+        self.back: list[Parcel] = []
+        self.unknown = 0
+
+    def settle(self, parcel: Parcel, estate: _Estate) -> None:
+        never: list[Entry] = []
+        again: list[tuple[Entry, int]] = []
+        for entry in parcel.pack.entries:
+            key = (ids.message_id(parcel.pack_id, entry.index), parcel.attempt)
+            attempt = estate.attempts.get(key)
+            if attempt is None:
+                never.append(entry)
+            elif attempt[0] == _SUBMITTING:
+                end = self._conclude(parcel, entry, key[0], attempt, estate.outcomes.get(key, {}))
+                if end.again_s is not None:
+                    again.append((entry, end.mask))
+        if never:
+            self.back.append(self._parcel(parcel, [(e, parcel.masks.get(e.index, 0)) for e in never], 0))
+        if again:
+            self.back.append(self._parcel(parcel, again, 1))
+
+    def _parcel(self, old: Parcel, items: Sequence[tuple[Entry, int]], more: int) -> Parcel:
+        due = self.now_s + (retry.UNKNOWN_DELAY_S if more else 0)
+        return Parcel(
+            ids.new_id(self.now_s),
+            old.pack_id,
+            1,
+            old.attempt + more,
+            old.priority,
+            due,
+            narrowed(old.pack, [e.index for e, _ in items]),
+            {e.index: mask for e, mask in items if mask},
+        )
+
+    def _conclude(
+        self,
+        parcel: Parcel,
+        entry: Entry,
+        message_id: bytes,
+        attempt: tuple[int, int, int],
+        known: dict[int, tuple[int, str]],
+    ) -> retry.Conclusion:
+        _, gateway_id, mask = attempt
+        pack, total = parcel.pack, max(entry.segments, mask.bit_length())
+        parts: list[retry.Part | None] = [None] * total
+        missing = False
+        for segment in range(total):
+            if not mask >> segment & 1:
+                continue
+            kind, reason = known.get(segment, (4, "dispatcher_lost"))
+            parts[segment] = retry.Part(_PARTS[kind], reason)
+            if segment not in known:
+                missing = True
+                self.outcomes.append(
+                    (
+                        PgUUID(message_id),
+                        parcel.attempt,
+                        segment,
+                        total,
+                        gateway_id,
+                        4,
+                        self.to_check(entry.to),
+                        None,
+                        reason,
+                        None,
+                        at(self.now_s),
+                    )  # fmt: skip
+                )
+        end = retry.conclude(
+            parts,
+            category=pack.category,
+            allowed=pack.retry_unknown,
+            attempt=parcel.attempt,
+            now_s=self.now_s,
+            created_s=ids.created_at(message_id),
+            expires_s=pack.expires_at,
+            jitter=0.5,
+        )
+        if missing:  # otherwise the dead one had counted the move together with the last outcome
+            self.unknown += 1
+            for before, after in end.moves:
+                key = (
+                    pack.tenant_id, pack.batch_id, pack.region, pack.category,
+                    gateway_id, int(before), int(after),
+                )  # fmt: skip
+                self.tallies[key] = self.tallies.get(key, 0) + 1
+            if end.state.final:
+                self.finals.append((message_id, int(end.state), end.reason, end.raw))
+        return end
+
+
+_TO_CLOSE = """
+SELECT p.id, p.pack_id, p.generation, p.attempt, p.priority, p.due_at, p.members, p.masks, k.payload
+FROM parcels p JOIN packs k ON k.id = p.pack_id {join}
+WHERE p.lease_id IS NULL AND {where}
+ORDER BY p.id LIMIT $1 FOR UPDATE OF p SKIP LOCKED
+"""
+_EXPIRED = _TO_CLOSE.format(join="", where="p.expires_at <= $2")
+_CANCELLED = _TO_CLOSE.format(
+    join="JOIN batches b ON b.id = p.batch_id", where="b.state = 4 AND $2::timestamptz IS NOT NULL"
+)
+
+
+async def close_expired(driver: asyncpg.Connection, now_s: float) -> list[Parcel]:
+    """Parcels whose validity is over end as `expired`; gives them, to be forgotten in Redis."""
+    return await _close(driver, _EXPIRED, State.expired, "expired", now_s)
+
+
+async def close_cancelled(driver: asyncpg.Connection, now_s: float) -> list[Parcel]:
+    """Parcels of cancelled batches end as `cancelled`."""
+    return await _close(driver, _CANCELLED, State.cancelled, "batch_cancelled", now_s)
+
+
+async def _close(
+    driver: asyncpg.Connection, query: str, state: State, reason: str, now_s: float
+) -> list[Parcel]:
+    now = at(now_s)
+    assert now is not None
+    async with driver.transaction():
+        rows = await driver.fetch(query, CLOSE_PAGE, now)
+        parcels = [parcel_of(row) for row in rows]
+        members = [(PgUUID(ids.message_id(p.pack_id, e.index)), p) for p in parcels for e in p.pack.entries]
+        if not members:
+            return parcels
+        won = await driver.fetch(
+            "INSERT INTO attempts (message_id, attempt, kind, mask, lease_id, at)"
+            " SELECT u.m, u.a, $3, 0, 0, $4 FROM unnest($1::uuid[], $2::smallint[]) u(m, a)"
+            " ON CONFLICT DO NOTHING RETURNING message_id",
+            [m for m, _ in members],
+            [p.attempt for _, p in members],
+            int(state),
+            now,
+        )
+        ended = {r[0].bytes for r in won}
+        await write_finals(driver, [(m, int(state), reason, None) for m in ended], now)
+        tallies: dict[Tally, int] = {}
+        for message, parcel in members:
+            if message.bytes in ended:
+                pack = parcel.pack
+                key = (
+                    pack.tenant_id, pack.batch_id, pack.region, pack.category,
+                    None, int(State.queued), int(state),
+                )  # fmt: skip
+                tallies[key] = tallies.get(key, 0) + 1
+        await write_tallies(driver, tallies, now)
+        await driver.execute("DELETE FROM parcels WHERE id = ANY($1)", [r["id"] for r in rows])
+    return parcels
+
+
+_ROLL_UP = """
+WITH gone AS (
+    DELETE FROM tallies WHERE id IN (SELECT id FROM tallies ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING *
+), moves AS (
+    SELECT batch_id, to_state AS state, n FROM gone WHERE batch_id IS NOT NULL
+    UNION ALL
+    SELECT batch_id, from_state, -n FROM gone WHERE batch_id IS NOT NULL AND from_state IS NOT NULL
+), batch AS (
+    INSERT INTO batch_states (batch_id, state, n)
+    SELECT batch_id, state, sum(n) FROM moves GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (batch_id, state) DO UPDATE SET n = batch_states.n + EXCLUDED.n
+), total AS (
+    INSERT INTO move_totals (from_state, to_state, n)
+    SELECT coalesce(from_state, 0), to_state, sum(n) FROM gone GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (from_state, to_state) DO UPDATE SET n = move_totals.n + EXCLUDED.n
+), hourly AS (
+    INSERT INTO rollups (hour, tenant_id, region, category, gateway_id, campaign, state, n, latency_ms)
+    SELECT date_trunc('hour', g.at), g.tenant_id, g.region, g.category, coalesce(g.gateway_id, 0),
+           coalesce(b.campaign, ''), CASE WHEN g.from_state IS NULL THEN 1 ELSE g.to_state END,
+           sum(g.n), sum(g.latency_ms)
+    FROM gone g LEFT JOIN batches b ON b.id = g.batch_id
+    GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7
+    ON CONFLICT (hour, tenant_id, region, category, gateway_id, campaign, state)
+    DO UPDATE SET n = rollups.n + EXCLUDED.n, latency_ms = rollups.latency_ms + EXCLUDED.latency_ms
+)
+SELECT count(*) FROM gone
+"""
+
+
+async def roll_up(driver: asyncpg.Connection) -> int:
+    """Fold a page of tallies into the counts of batches, hours and all time; gives the rows folded."""
+    return await driver.fetchval(_ROLL_UP, ROLLUP_PAGE)
+
+
+_UNCONFIRMED = """
+SELECT a.message_id, max(a.gateway_id) AS gateway_id,
+       bool_or(o.kind = 4) AS doubtful, bool_and(o.kind IS NOT NULL) AS answered
+FROM attempts a LEFT JOIN outcomes o ON o.message_id = a.message_id AND o.attempt = a.attempt
+WHERE a.kind = 4 AND a.at < $1 AND a.message_id > $2
+  AND NOT EXISTS (SELECT FROM finals f WHERE f.message_id = a.message_id)
+  AND NOT EXISTS (SELECT FROM attempts n WHERE n.message_id = a.message_id AND n.attempt > a.attempt)
+  AND NOT EXISTS (SELECT FROM outcomes r WHERE r.message_id = a.message_id AND r.attempt = a.attempt AND r.kind = 3)
+GROUP BY a.message_id ORDER BY a.message_id LIMIT $3
+"""
+
+
+async def close_unconfirmed(
+    driver: asyncpg.Connection, now_s: float, horizon_s: float, after: bytes = bytes(16)
+) -> tuple[int, bytes | None]:
+    """Handed-over messages without a final word by the horizon; (how many, where to go on or None)."""
+    now = at(now_s)
+    assert now is not None
+    async with driver.transaction():
+        rows = await driver.fetch(
+            _UNCONFIRMED, now - timedelta(seconds=horizon_s), PgUUID(after), UNCONFIRMED_PAGE
+        )
+        if not rows:
+            return 0, None
+        packs = await driver.fetch(
+            "SELECT id, tenant_id, batch_id, region, category FROM packs WHERE id = ANY($1)",
+            list({PgUUID(ids.pack_of(r[0].bytes)) for r in rows}),
+        )
+        origin = {p["id"].bytes: p for p in packs}
+        ended = await write_finals(
+            driver,
+            [(r[0].bytes, int(State.unconfirmed), "no_receipt", None) for r in rows if r["answered"]],
+            now,
+        )
+        tallies: dict[Tally, int] = {}
+        for row in rows:
+            if row[0].bytes not in ended:
+                continue
+            pack = origin[ids.pack_of(row[0].bytes)]
+            before = State.unknown if row["doubtful"] else State.submitted
+            key = (
+                pack["tenant_id"], pack["batch_id"].bytes if pack["batch_id"] else None, pack["region"],
+                pack["category"], row["gateway_id"], int(before), int(State.unconfirmed),
+            )  # fmt: skip
+            tallies[key] = tallies.get(key, 0) + 1
+        await write_tallies(driver, tallies, now)
+    return len(ended), rows[-1][0].bytes if len(rows) == UNCONFIRMED_PAGE else None
+
+
+async def accounting(driver: asyncpg.Connection) -> dict[str, float]:
+    """Promise 1's sides: accepted and final by tallies; what is queued by tallies and by parcels."""
+    moves = await driver.fetch(
+        "SELECT from_state, to_state, n FROM move_totals UNION ALL"
+        " SELECT coalesce(from_state, 0), to_state, sum(n) FROM tallies GROUP BY 1, 2"
+    )
+    queued = int(State.queued)
+    accepted = sum(r[2] for r in moves if r[0] == 0)
+    into = sum(r[2] for r in moves if State(r[1]).final and not (r[0] and State(r[0]).final))
+    in_queue = sum(r[2] for r in moves if r[1] == queued) - sum(r[2] for r in moves if r[0] == queued)
+    row = await driver.fetchrow(
+        "SELECT coalesce(sum(n), 0) AS n, count(*) FILTER (WHERE lease_id IS NULL) AS open FROM parcels"
+    )
+    return {
+        "accepted": float(accepted),
+        "final": float(into),
+        "open": float(accepted - into),
+        "queued_by_tallies": float(in_queue),
+        "queued_by_parcels": float(row["n"]),
+        "open_parcels": float(row["open"]),
+    }

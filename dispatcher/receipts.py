@@ -1,0 +1,163 @@
+"""Receipts from gateways to states: committed in groups, acknowledged after the commit.
+
+Guarantee: `take` returns only when its receipts are in PostgreSQL, matched or parked. The next group is what
+came in while the last one committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+
+import asyncpg
+
+from app.domain import ids
+from app.domain.message import Category
+from app.store import receipts as store
+from app.store.engine import Database
+from dispatcher.metrics import Metrics
+from dispatcher.recorder import Recorder, to_check
+from gateways.base import Receipt
+
+GROUP_LIMIT = 2_000
+ORIGINS_KEPT = 50_000
+RETRY_S = 0.5
+
+log = logging.getLogger("volley.dispatcher")
+
+Announce = Callable[[asyncpg.Connection, Sequence[store.Moved]], Awaitable[None]]
+
+
+class Receiver:
+    """`announce` writes webhook deliveries inside the transaction that moved the messages."""
+
+    def __init__(
+        self,
+        database: Database,
+        recorder: Recorder,
+        metrics: Metrics,
+        announce: Announce,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._recorder = recorder
+        self._metrics = metrics
+        self._announce = announce
+        self._clock = clock
+        self._waiting: list[tuple[list[store.Slip], asyncio.Future[None]]] = []
+        self._busy: asyncio.Task[None] | None = None
+        self._origins: OrderedDict[bytes, store.Origin] = OrderedDict()
+
+    async def take(self, gateway_id: int, batch: Sequence[Receipt]) -> None:
+        """Store these receipts; raises if they could not be stored, so that the carrier repeats them."""
+        now_s = self._clock()
+        slips = [
+            store.Slip(
+                gateway_id,
+                r.gateway_message_id,
+                r.state,
+                r.raw,
+                r.error,
+                r.done_at,
+                r.submitted_at,
+                to_check(r.to) if r.to else None,
+                now_s,
+            )
+            for r in batch
+        ]
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((slips, future))
+        if self._busy is None:
+            self._busy = asyncio.create_task(self._drain())
+        await future
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                group, size = [], 0
+                while self._waiting and size < GROUP_LIMIT:
+                    item = self._waiting.pop(0)
+                    group.append(item)
+                    size += len(item[0])
+                try:
+                    await self._recorder.barrier()  # the answers that these receipts follow
+                    await self._store([slip for slips, _ in group for slip in slips])
+                except Exception as error:
+                    log.exception("receipts could not be stored; the carrier will repeat them")
+                    for _, future in group:
+                        if not future.done():
+                            future.set_exception(ConnectionError(type(error).__name__))
+                else:
+                    for _, future in group:
+                        if not future.done():
+                            future.set_result(None)
+        finally:
+            self._busy = None
+
+    async def _store(self, slips: list[store.Slip]) -> None:
+        now_s = self._clock()
+        async with self._database.driver() as driver:
+            found = await store.match(driver, slips, now_s)
+            matched, strays = [], []
+            for slip, match in zip(slips, found, strict=True):
+                if match is None:
+                    strays.append(slip)
+                else:
+                    matched.append((slip, match))
+            await self._learn(driver, matched)
+            moved: list[store.Moved] = []
+            async with driver.transaction():
+                if matched:
+                    moved = await store.store(driver, matched, self._origins, now_s)
+                if strays:
+                    await store.park(driver, strays, now_s)
+                if moved:
+                    await self._announce(driver, moved)
+        self._count(len(matched), len(strays), moved)
+
+    async def retry_parked(self, limit: int = 500) -> int:
+        """Try parked receipts again, also against open `unknown` attempts; gives how many found theirs."""
+        now_s = self._clock()
+        async with self._database.driver() as driver:
+            due = await store.unpark(driver, now_s, limit)
+            if not due:
+                return 0
+            slips = [slip for _, slip in due]
+            found = await store.match(driver, slips, now_s, thorough=True)
+            taken, done = set(), []
+            for (row_id, slip), match in zip(due, found, strict=True):
+                match = match or await store.match_unknown(driver, slip)  # noqa: PLW2901
+                if match is not None and match.message_id not in taken:
+                    taken.add(match.message_id)
+                    done.append((row_id, slip, match))
+            await self._learn(driver, [(slip, match) for _, slip, match in done])
+            moved: list[store.Moved] = []
+            if done:
+                async with driver.transaction():
+                    moved = await store.store(driver, [(s, m) for _, s, m in done], self._origins, now_s)
+                    await store.forget(driver, [row_id for row_id, _, _ in done])
+                    await self._announce(driver, moved)
+        self._count(len(done), 0, moved)
+        return len(done)
+
+    async def _learn(
+        self, driver: asyncpg.Connection, matched: Sequence[tuple[store.Slip, store.Match]]
+    ) -> None:
+        missing = {ids.pack_of(m.message_id) for _, m in matched} - self._origins.keys()
+        if missing:
+            self._origins.update(await store.origins(driver, list(missing)))
+        while len(self._origins) > ORIGINS_KEPT + len(matched):
+            self._origins.popitem(last=False)
+
+    def _count(self, matched: int, strays: int, moved: Sequence[store.Moved]) -> None:
+        metrics = self._metrics
+        metrics.receipts[("", "matched")] += matched
+        metrics.receipts[("", "parked")] += strays
+        for m in moved:
+            gateway = metrics.gateway_names.get(m.gateway_id, "")
+            category = Category(m.origin.category).name
+            metrics.moves[(m.origin.region, category, gateway, m.state.name)] += 1
+            metrics.receipt_latency.observe((m.origin.region, gateway, category), m.latency_s)

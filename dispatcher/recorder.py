@@ -1,0 +1,298 @@
+"""From outcomes to PostgreSQL: each answer is recorded, each parcel with all answers in is settled.
+
+Guarantees: a flush is one transaction, the next one is what came in while it committed; PostgreSQL knows the
+new parcel before Redis forgets the old one; what could not be written is kept and written again, unless
+the lease was lost: then the process must end, and its successor reads the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import zlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+from asyncpg.pgproto.pgproto import UUID as PgUUID
+
+from app.domain import ids, retry
+from app.domain.message import State
+from app.domain.pack import Entry, Parcel, narrowed
+from app.queue import lanes
+from app.queue.connection import EpochLost, Queue, Unavailable
+from app.store import dispatch
+from app.store.engine import Database
+from app.store.intake import at
+from app.store.parcels import HORIZON_S
+from dispatcher.metrics import Metrics
+from gateways.base import Accepted, Outcome, Rejected, Retry, Submission, Unknown
+
+FLUSH_EVERY_S = 0.01
+RETRY_WRITE_S = 0.5
+KINDS = {"accepted": 1, "rejected": 2, "again": 3, "unknown": 4}
+ACCEPTED = KINDS["accepted"]
+_SUBMITTING = int(State.submitting)
+
+log = logging.getLogger("volley.dispatcher")
+
+
+def to_check(number: str) -> int:
+    """15 bits by which a receipt's recipient can be held against ours without keeping the number."""
+    return zlib.crc32(number.lstrip("+").encode()) & 0x7FFF
+
+
+class Work:
+    """A parcel under way. `left` counts the segments without an outcome."""
+
+    __slots__ = (
+        "again",
+        "attempt",
+        "base",
+        "gateway_id",
+        "gateway_name",
+        "left",
+        "multi",
+        "parcel",
+        "submitted",
+    )
+
+    def __init__(self, parcel: Parcel, gateway_id: int, gateway_name: str, segments: int) -> None:
+        pack = parcel.pack
+        self.parcel = parcel
+        self.attempt = parcel.attempt
+        self.gateway_id = gateway_id
+        self.gateway_name = gateway_name
+        self.left = segments
+        self.base = (pack.tenant_id, pack.batch_id, pack.region, pack.category, gateway_id)
+        self.submitted: dispatch.Tally = (*self.base, _SUBMITTING, int(State.submitted))
+        self.again: dict[tuple[int, str], list[tuple[Entry, int]]] = {}
+        self.multi: dict[bytes, list[retry.Part | None]] = {}
+
+
+class Tag(msgspec.Struct, gc=False):
+    """What a submission carries through the gateway."""
+
+    work: Work
+    entry: Entry
+    message_id: bytes
+    check: int
+    total: int  # segments of the whole text
+
+
+class Recorder:
+    """Collects outcomes and flushes them. `on_lost` is called when the lease is gone."""
+
+    def __init__(
+        self,
+        database: Database,
+        queue: Queue,
+        lease_id: int,
+        metrics: Metrics,
+        on_lost: Callable[[], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._lease_id = lease_id
+        self._metrics = metrics
+        self._on_lost = on_lost
+        self._clock = clock
+        self._next = self._empty()
+        self._settled: list[Work] = []
+        self._wake = asyncio.Event()
+        self._flushed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.in_flight = 0  # parcels under way
+
+    @staticmethod
+    def _empty() -> dispatch.Record:
+        return dispatch.Record([], [], {}, [], [])
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="recorder")
+
+    async def stop(self) -> None:
+        """Flush what is there and end."""
+        if self._task is not None:
+            await self.barrier()
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def barrier(self) -> None:
+        """Returns when everything reported so far is committed."""
+        if self._next.outcomes or self._settled or self._flushing:
+            target = self._generation + (2 if self._flushing else 1)
+            self._wake.set()
+            while self._generation < target and not self._lost:
+                self._flushed.clear()
+                await self._flushed.wait()
+
+    _generation = 0
+    _flushing = False
+    _lost = False
+
+    def begin(self, work: Work) -> None:
+        """A parcel is under our lease. One of which nothing was left to send is settled at once."""
+        self.in_flight += 1
+        if work.left == 0:
+            self._settled.append(work)
+            self._wake.set()
+
+    # The hot path: called by gateways with all outcomes of one read.
+
+    def outcomes(self, batch: Sequence[tuple[Submission, int, Outcome]]) -> None:
+        now_s = self._clock()
+        now = at(now_s)
+        rows, tallies = self._next.outcomes, self._next.tallies
+        for submission, segment, outcome in batch:
+            tag: Tag = submission.tag  # type: ignore[assignment]
+            work = tag.work
+            if type(outcome) is Accepted:
+                rows.append(
+                    (
+                        PgUUID(tag.message_id),
+                        work.attempt,
+                        segment,
+                        tag.total,
+                        work.gateway_id,
+                        ACCEPTED,
+                        tag.check,
+                        outcome.gateway_message_id,
+                        None,
+                        None,
+                        now,
+                    )
+                )
+                if tag.total == 1:
+                    tallies[work.submitted] = tallies.get(work.submitted, 0) + 1
+                else:
+                    self._part(tag, submission.mask, segment, outcome, now_s)
+            else:
+                self._not_accepted(tag, submission.mask, segment, outcome, now_s)
+            work.left -= 1
+            if work.left == 0:
+                self._settled.append(work)
+        self._wake.set()
+
+    def _not_accepted(self, tag: Tag, mask: int, segment: int, outcome: Outcome, now_s: float) -> None:
+        work, part = tag.work, part_of(outcome)
+        row = (
+            PgUUID(tag.message_id), work.attempt, segment, tag.total, work.gateway_id, KINDS[part.kind],
+            tag.check, None, part.reason, part.raw or None, at(now_s),
+        )  # fmt: skip
+        self._next.outcomes.append(row)
+        self._metrics.outcome(work, outcome)
+        if tag.total == 1:
+            self._conclude(tag, [part], now_s)
+        else:
+            self._part(tag, mask, segment, outcome, now_s)
+
+    def _part(self, tag: Tag, mask: int, segment: int, outcome: Outcome, now_s: float) -> None:
+        """One segment of several: the message moves when all that were sent have their outcome."""
+        parts = tag.work.multi.setdefault(tag.message_id, [None] * tag.total)
+        parts[segment] = part_of(outcome)
+        if all(parts[i] is not None for i in range(tag.total) if mask >> i & 1):
+            del tag.work.multi[tag.message_id]
+            self._conclude(tag, parts, now_s)
+
+    def _conclude(self, tag: Tag, parts: Sequence[retry.Part | None], now_s: float) -> None:
+        work, pack = tag.work, tag.work.parcel.pack
+        end = retry.conclude(
+            parts,
+            category=pack.category,
+            allowed=pack.retry_unknown,
+            attempt=work.attempt,
+            now_s=now_s,
+            created_s=ids.created_at(tag.message_id),
+            expires_s=pack.expires_at,
+            jitter=random.random(),  # noqa: S311 - spreads load, guards nothing
+        )
+        tallies = self._next.tallies
+        for before, after in end.moves:
+            key = (*work.base, int(before), int(after))
+            tallies[key] = tallies.get(key, 0) + 1
+        if end.state.final:
+            self._next.finals.append((tag.message_id, int(end.state), end.reason, end.raw))
+        elif end.again_s is not None:
+            # one parcel for all that wait about as long, for the same reason
+            slot = (int(end.again_s * 4), end.reason or "retry")
+            work.again.setdefault(slot, []).append((tag.entry, end.mask))
+
+    # Flushing
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._flushing = True
+            batch, settled = self._next, self._settled
+            self._next, self._settled = self._empty(), []
+            now_s = self._clock()
+            for work in settled:
+                batch.settled.append(work.parcel.id)
+                batch.again += self._again(work, now_s)
+            nothing = not (settled or batch.outcomes)
+            if not nothing and not await self._write(batch):
+                self._lost = True
+                self._flushed.set()
+                self._on_lost()
+                return
+            self._generation += 1
+            self._flushing = False
+            self._flushed.set()
+            self.in_flight -= len(settled)
+            self._metrics.recorded(batch)
+            await self._release(settled, [p for p, _ in batch.again], now_s)
+            await asyncio.sleep(FLUSH_EVERY_S)
+
+    async def _write(self, batch: dispatch.Record) -> bool:
+        while True:
+            try:
+                async with self._database.driver() as driver:
+                    await dispatch.record(driver, batch, self._lease_id, self._clock())
+                return True
+            except dispatch.LeaseLost:
+                return False
+            except Exception:
+                self._metrics.write_failures += 1
+                log.exception("outcomes could not be recorded; trying again")
+                await asyncio.sleep(RETRY_WRITE_S)
+
+    def _again(self, work: Work, now_s: float) -> list[tuple[Parcel, str]]:
+        out = []
+        for (quarter_s, reason), items in work.again.items():
+            old = work.parcel
+            parcel = Parcel(
+                ids.new_id(now_s),
+                old.pack_id,
+                1,
+                old.attempt + 1,
+                old.priority,
+                now_s + (quarter_s + 1) / 4,
+                narrowed(old.pack, [e.index for e, _ in items]),
+                {e.index: mask for e, mask in items if mask},
+            )
+            out.append((parcel, reason))
+        return out
+
+    async def _release(self, settled: list[Work], again: list[Parcel], now_s: float) -> None:
+        """Redis learns what PostgreSQL knows. What fails here the sweeper makes good."""
+        try:
+            await lanes.offer(self._queue, [p for p in again if p.due_at <= now_s + HORIZON_S], head=True)
+            await lanes.settle(self._queue, [(w.parcel.lane, w.parcel.id) for w in settled], self._lease_id)
+        except (EpochLost, Unavailable):
+            self._metrics.release_failures += 1
+
+
+def part_of(outcome: Outcome) -> retry.Part:
+    """A gateway's outcome in the words of the rules."""
+    if type(outcome) is Accepted:
+        return retry.Part("accepted")
+    if type(outcome) is Rejected:
+        return retry.Part("rejected", outcome.reason, outcome.raw)
+    if type(outcome) is Retry:
+        return retry.Part("again", outcome.reason, outcome.raw, outcome.sent, outcome.delay_s)
+    assert type(outcome) is Unknown
+    return retry.Part("unknown", outcome.reason, outcome.raw)
