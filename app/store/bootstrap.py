@@ -11,31 +11,25 @@ volley.toml is declarative: what it says holds after `apply`. A gateway that it 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from uuid import UUID
 
 import msgspec
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import config_file
-from app.domain import ids
 from app.domain.message import Category
-from app.store import audit, config, tables, tenants
+from app.store import audit, config, keys, tables
 from app.store.audit import By
 from app.store.config import GATEWAY, REGION, ROUTE, Kind
-from app.store.engine import Database
+from app.store.engine import Database, driver_in
 
 _LOCK = 0x766F6C6C02
-SCOPES = ("send", "read", "rules", "operate", "admin")
-SHOWN_CHARS = 7  # of a key, for people to know it by
 ACTOR = "bootstrap"
 T = TypeVar("T")
 
@@ -102,43 +96,15 @@ async def first_key_async(database_url: str, wanted: str | None) -> str | None:
     """
 
     async def make(connection: AsyncConnection) -> str | None:
-        tenant_id = await tenants.ensure_default(connection)
-        if wanted is not None:
-            known = select(tables.api_keys.c.id).where(tables.api_keys.c.hash == _digest(wanted))
-            if await connection.scalar(known) is not None:
-                return None
-            name = "VOLLEY_API_KEY"
-        elif await connection.scalar(select(func.count()).select_from(tables.api_keys)):
-            return None
-        else:
-            name = "first key"
-        by = By(ACTOR, "the first start" if wanted is None else "VOLLEY_API_KEY names a new key", tenant_id)
-        return await _add_key(connection, tenant_id, name, wanted or f"vk_{secrets.token_urlsafe(32)}", by)
+        driver = await driver_in(connection)
+        made = await keys.bootstrap(driver, secret=wanted, now_s=time.time())
+        if made is not None:
+            reason = "the first start" if wanted is None else "VOLLEY_API_KEY names a new key"
+            after = {"scopes": list(keys.SCOPES)}
+            await audit.record(connection, By(ACTOR, reason), "key.create", "key", after=after)
+        return made
 
     return await _alone(database_url, make)
-
-
-async def _add_key(connection: AsyncConnection, tenant_id: int, name: str, plain: str, by: By) -> str:
-    key_id = UUID(bytes=ids.new_id(time.time()))
-    await connection.execute(
-        insert(tables.api_keys).values(
-            id=key_id,
-            tenant_id=tenant_id,
-            name=name,
-            prefix=plain[:SHOWN_CHARS],
-            hash=_digest(plain),
-            scopes=list(SCOPES),
-            created_by=by.actor,
-        )
-    )
-    after = {"name": name, "scopes": list(SCOPES)}
-    await audit.record(connection, by, "key.create", f"key/{key_id}", after=after)
-    return plain
-
-
-def _digest(plain: str) -> bytes:
-    """Keys are long and random, so a plain hash is enough; nobody can be made to wait for a slow one."""
-    return hashlib.sha256(plain.encode()).digest()
 
 
 # -- the configuration

@@ -12,16 +12,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.store import audit, tables
+from app.store import audit, keys, tables
 from app.store.audit import By
-
-DEFAULT = "default"
-HASH_KEY_BYTES = 32
-OPERATOR = "operator"  # the setting that marks the operator's tenant
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -36,27 +32,14 @@ class Tenant(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Tenant({self.id})"
 
-    @property
-    def operator(self) -> bool:
-        """Is it the operator's own?"""
-        return bool(self.settings.get(OPERATOR))
-
 
 class NameTaken(ValueError):
     """There is a tenant of that name."""
 
 
-async def ensure_default(connection: AsyncConnection) -> int:
-    """The operator's tenant, made if there is none; gives its id. Two callers at once make one."""
-    table = tables.tenants
-    await connection.execute(
-        upsert(table)
-        .values(name=DEFAULT, hash_key=os.urandom(HASH_KEY_BYTES), settings={OPERATOR: True})
-        .on_conflict_do_nothing(index_elements=["name"])
-    )
-    tenant_id = await connection.scalar(select(table.c.id).where(table.c.name == DEFAULT))
-    assert tenant_id is not None
-    return tenant_id
+async def operator_id(connection: AsyncConnection) -> int | None:
+    """The operator's tenant: the first that was made. None in an empty database."""
+    return await connection.scalar(select(func.min(tables.tenants.c.id)))
 
 
 async def create(connection: AsyncConnection, name: str, settings: dict[str, Any], by: By) -> Tenant:
@@ -64,7 +47,7 @@ async def create(connection: AsyncConnection, name: str, settings: dict[str, Any
     table = tables.tenants
     made = await connection.execute(
         upsert(table)
-        .values(name=name, hash_key=os.urandom(HASH_KEY_BYTES), settings={**settings, OPERATOR: False})
+        .values(name=name, hash_key=os.urandom(keys.HASH_KEY_BYTES), settings=settings)
         .on_conflict_do_nothing(index_elements=["name"])
         .returning(*table.c)
     )

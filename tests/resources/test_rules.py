@@ -1,0 +1,252 @@
+"""Suppressions and consents: PostgreSQL and the copy that the dispatcher asks, also when one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from app import rules
+from app.domain.recipient import hash_of
+from app.queue import rules as fast
+from app.queue.connection import EpochLost, Queue
+from app.rules import Owner, Stop, Word
+from app.store import epochs
+from app.store import rules as book
+from app.store.engine import Database
+
+ANN, BOB = "+12025550101", "+447400123456"
+NOW = time.time()
+KEY = {"actor": "key:test", "now_s": NOW}
+
+
+@pytest.fixture
+async def database(postgres_url: str):
+    database = Database(postgres_url, pool=4)
+    async with database.driver() as driver:
+        await driver.execute(
+            "TRUNCATE suppressions, consents, rule_events, cap_events, tenants RESTART IDENTITY CASCADE"
+        )
+        for name in ("one", "two"):
+            await driver.execute(
+                "INSERT INTO tenants (name, hash_key) VALUES ($1, $2)", name, name.encode() * 8
+            )
+    yield database
+    await database.dispose()
+
+
+@pytest.fixture
+async def queue(database: Database, redis_url: str):
+    queue = Queue(redis_url)
+    await build(database, queue)
+    yield queue
+    await queue.close()
+
+
+async def build(database: Database, queue: Queue) -> None:
+    """What a dispatcher does: a new epoch on this server, filled and finished."""
+    async with database.driver() as driver:
+        epoch = await epochs.start(driver, await queue.run_id())
+        queue.attach(epoch)
+        await rules.load_copy(driver, queue)
+        await queue.load()
+        assert await epochs.finish(driver, epoch)
+
+
+ONE, TWO = Owner(1, b"one" * 8), Owner(2, b"two" * 8)
+
+
+async def verdict(
+    queue: Queue, owner: Owner, e164: str, sender: str = "S", *, marketing: bool = False
+) -> str:
+    recipient = hash_of(owner.hash_key, e164)
+    return (
+        await fast.check(queue, [fast.Question(owner.tenant_id, sender, [recipient], need_consent=marketing)])
+    )[0]
+
+
+async def ready(database: Database) -> bool:
+    async with database.driver() as driver:
+        return (await epochs.current(driver)).ready
+
+
+async def test_a_stop_holds_for_one_tenant_and_one_sender(database: Database, queue: Queue) -> None:
+    assert await rules.suppress(database, queue, ONE, [Stop(ANN, "S")], source="api", **KEY) == 1
+    assert await verdict(queue, ONE, ANN, "S") == fast.SUPPRESSED
+    assert await verdict(queue, ONE, ANN, "T") == fast.PASS
+    assert await verdict(queue, ONE, BOB, "S") == fast.PASS
+    assert await verdict(queue, TWO, ANN, "S") == fast.PASS
+    assert await rules.suppress(database, queue, ONE, [Stop(ANN)], source="api", **KEY) == 1
+    assert await verdict(queue, ONE, ANN, "T") == fast.SUPPRESSED
+
+
+async def test_a_release_lifts_what_it_names(database: Database, queue: Queue) -> None:
+    await rules.suppress(database, queue, ONE, [Stop(ANN, "S"), Stop(ANN, "T")], source="api", **KEY)
+    assert await rules.release(database, queue, ONE, [(ANN, "S")], **KEY) == 1
+    assert await verdict(queue, ONE, ANN, "S") == fast.PASS
+    assert await verdict(queue, ONE, ANN, "T") == fast.SUPPRESSED
+    assert await rules.release(database, queue, ONE, [(ANN, "S")], **KEY) == 0
+
+
+async def test_a_repeated_release_mends_a_copy_that_stayed_too_strict(
+    database: Database, queue: Queue
+) -> None:
+    await rules.suppress(database, queue, ONE, [Stop(ANN, "S")], source="api", **KEY)
+    async with database.driver() as driver:  # what a crash between the two transactions leaves
+        await rules.release_within(driver, ONE, [(ANN, "S")], evidence={}, **KEY)
+    assert await verdict(queue, ONE, ANN, "S") == fast.SUPPRESSED
+    await rules.release(database, queue, ONE, [(ANN, "S")], **KEY)
+    assert await verdict(queue, ONE, ANN, "S") == fast.PASS
+
+
+async def test_the_newest_word_about_consent_holds(database: Database, queue: Queue) -> None:
+    async def ask() -> str:
+        return await verdict(queue, ONE, ANN, marketing=True)
+
+    assert await ask() == fast.NO_CONSENT
+    assert await rules.grant(database, queue, ONE, [Word(ANN, at_s=NOW - 100)], **KEY) == 1
+    assert await ask() == fast.PASS
+    assert await rules.withdraw(database, queue, ONE, [Word(ANN, at_s=NOW - 200)], **KEY) == 0
+    assert await ask() == fast.PASS
+    assert await rules.withdraw(database, queue, ONE, [Word(ANN)], **KEY) == 1
+    assert await ask() == fast.NO_CONSENT
+    assert await rules.grant(database, queue, ONE, [Word(ANN, at_s=NOW - 50)], **KEY) == 0
+    assert await ask() == fast.NO_CONSENT
+    assert await rules.grant(database, queue, ONE, [Word(BOB, purpose="newsletter")], **KEY) == 1
+    assert await verdict(queue, ONE, BOB, marketing=True) == fast.NO_CONSENT
+
+
+async def test_a_keyword_never_weakens_another_stop(database: Database, queue: Queue) -> None:
+    only = {"evidence": {}, "only_source": book.KEYWORD}
+    for first, second in (("api", book.KEYWORD), (book.KEYWORD, "api")):
+        for source in (first, second):
+            await rules.suppress(database, queue, ONE, [Stop(ANN, "S")], source=source, **KEY)
+        async with database.driver() as driver:
+            assert await rules.release_within(driver, ONE, [(ANN, "S")], **only, **KEY) == 0
+        await rules.release(database, queue, ONE, [(ANN, "S")], **KEY)
+    await rules.suppress(database, queue, ONE, [Stop(ANN, "S")], source=book.KEYWORD, **KEY)
+    async with database.driver() as driver:
+        assert await rules.release_within(driver, ONE, [(ANN, "S")], **only, **KEY) == 1
+
+
+async def test_every_change_is_in_the_ledger(database: Database, queue: Queue) -> None:
+    await rules.suppress(
+        database, queue, ONE, [Stop(ANN, "S", "complaint", {"ticket": 7})], source="api", **KEY
+    )
+    await rules.release(database, queue, ONE, [(ANN, "S")], **KEY, evidence={"ticket": 8})
+    await rules.grant(database, queue, ONE, [Word(ANN, evidence={"form": "web"})], **KEY)
+    await rules.withdraw(database, queue, ONE, [Word(ANN)], **KEY)
+    async with database.driver() as driver:
+        events = await book.events_of(driver, 1, hash_of(ONE.hash_key, ANN))
+        assert not await book.events_of(driver, 2, hash_of(ONE.hash_key, ANN))
+    assert [(e.kind, e.scope) for e in reversed(events)] == [
+        ("suppressed", "S"),
+        ("released", "S"),
+        ("granted", "marketing"),
+        ("withdrawn", "marketing"),
+    ]
+    assert events[-1].evidence == {"reason": "complaint", "source": "api", "ticket": 7}
+    assert events[-2].evidence == {"was": "complaint", "source": "api", "ticket": 8}
+    assert {e.actor for e in events} == {"key:test"}
+
+
+async def test_a_copy_that_cannot_be_written_is_spoiled(database: Database, queue: Queue) -> None:
+    unreachable = Queue("redis://127.0.0.1:1/0")
+    unreachable.attach(queue.epoch)
+    assert await ready(database)
+    await rules.suppress(database, unreachable, ONE, [Stop(ANN)], source="api", **KEY)
+    assert not await ready(database)
+    await build(database, queue)
+    assert await verdict(queue, ONE, ANN) == fast.SUPPRESSED
+    await rules.withdraw(database, unreachable, ONE, [Word(BOB)], **KEY)
+    assert not await ready(database)
+    await unreachable.close()
+
+
+async def test_a_new_epoch_has_everything(database: Database, queue: Queue, monkeypatch) -> None:
+    monkeypatch.setattr(book, "COPY_PAGE", 7)
+    numbers = [f"+1202555{i:04d}" for i in range(100)]
+    await rules.suppress(database, queue, ONE, [Stop(n, "S") for n in numbers], source="api", **KEY)
+    await rules.suppress(database, queue, TWO, [Stop(n) for n in numbers[:50]], source="api", **KEY)
+    await rules.grant(database, queue, TWO, [Word(n) for n in numbers], **KEY)
+    await rules.withdraw(database, queue, TWO, [Word(n) for n in numbers[90:]], **KEY)
+    async with database.driver() as driver:
+        await driver.executemany(
+            "INSERT INTO cap_events VALUES (1, $1, gen_random_uuid(), now() - $2::int * interval '1 hour')",
+            [(int.from_bytes(hash_of(ONE.hash_key, BOB), "big", signed=True), hours) for hours in (1, 2, 30)],
+        )
+    await queue.client.flushdb()
+    with pytest.raises(EpochLost):
+        await verdict(queue, ONE, BOB)
+    await build(database, queue)
+    assert {await verdict(queue, ONE, n) for n in numbers} == {fast.SUPPRESSED}
+    assert [await verdict(queue, TWO, n, marketing=True) for n in numbers] == [
+        *[fast.SUPPRESSED] * 50,
+        *[fast.PASS] * 40,
+        *[fast.NO_CONSENT] * 10,
+    ]
+    recipient = hash_of(ONE.hash_key, BOB)
+    asked = [
+        fast.Question(
+            1, "S", [recipient], need_consent=False, cap_max=n, cap_window_ms=86_400_000, cap_tokens=[b"x"]
+        )
+        for n in (2, 3)
+    ]
+    assert await fast.check(queue, asked) == [fast.CAPPED, fast.PASS]
+
+
+async def test_changes_while_an_epoch_is_built_are_in_it(
+    database: Database, queue: Queue, monkeypatch
+) -> None:
+    """Also when the change comes from a process that still knows the old epoch."""
+    monkeypatch.setattr(book, "COPY_PAGE", 3)
+    numbers = [f"+1202555{i:04d}" for i in range(60)]
+    await rules.grant(database, queue, ONE, [Word(n, at_s=NOW - 10) for n in numbers], **KEY)
+    other = Queue("redis://127.0.0.1:1")
+    other.client, other.epoch = queue.client, queue.epoch
+    builder = Queue("redis://127.0.0.1:1")
+    builder.client = queue.client
+
+    async def change() -> None:
+        for n in numbers:
+            await rules.withdraw(database, other, ONE, [Word(n)], **KEY)
+            await rules.suppress(database, other, ONE, [Stop(n, "T")], source="api", **KEY)
+
+    await asyncio.gather(build(database, builder), change())
+    assert {await verdict(builder, ONE, n, marketing=True) for n in numbers} == {fast.NO_CONSENT}
+    assert {await verdict(builder, ONE, n, "T") for n in numbers} == {fast.SUPPRESSED}
+
+
+async def test_opposite_changes_at_once_leave_the_copy_as_the_book(database: Database, queue: Queue) -> None:
+    async def stop() -> None:
+        await rules.suppress(database, queue, ONE, [Stop(ANN, "S")], source="api", **KEY)
+
+    async def lift() -> None:
+        await rules.release(database, queue, ONE, [(ANN, "S")], **KEY)
+
+    for _ in range(10):
+        await asyncio.gather(stop(), lift(), stop(), lift())
+        async with database.driver() as driver:
+            held = await book.suppressed(driver, 1, [(hash_of(ONE.hash_key, ANN), "S")])
+        assert (await verdict(queue, ONE, ANN, "S") == fast.SUPPRESSED) == bool(held)
+
+
+async def test_a_new_tenant_may_send_at_once(database: Database, queue: Queue) -> None:
+    async with database.driver() as driver:
+        await driver.execute("INSERT INTO tenants (name, hash_key) VALUES ('three', 'k')")
+    three = Owner(3, b"k")
+    with pytest.raises(EpochLost):
+        await verdict(queue, three, ANN)
+    await rules.prepare(database, queue, 3)
+    assert await verdict(queue, three, ANN) == fast.PASS
+
+
+async def test_a_bulk_with_doubles_is_one_statement(database: Database, queue: Queue) -> None:
+    numbers = [f"+1202{i:07d}" for i in range(5_000)]
+    stops = [Stop(n) for n in numbers * 2]
+    assert await rules.suppress(database, queue, ONE, stops, source="upload", **KEY) == 5_000
+    async with database.driver() as driver:
+        assert await driver.fetchval("SELECT count(*) FROM suppressions") == 5_000
+    words = [Word(n) for n in numbers * 2]
+    assert await rules.grant(database, queue, ONE, words, **KEY) == 5_000
