@@ -119,17 +119,11 @@ class Home:
         self.write_private(self.data_dir / "engines.json", text + "\n")
 
     def _load_secrets(self) -> Secrets:
-        path = self.data_dir / "engines.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Secrets)
-        except FileNotFoundError:
-            self.secrets = Secrets(secrets.token_urlsafe(24), secrets.token_urlsafe(24))
+        found = read_secrets(self.data_dir)
+        if found is None:
+            found = self.secrets = Secrets(secrets.token_urlsafe(24), secrets.token_urlsafe(24))
             self.save_secrets()
-            return self.secrets
-        except PermissionError:
-            raise EngineError(f"{path} belongs to another user: start Volley as that user") from None
-        except msgspec.DecodeError as error:
-            raise EngineError(f"{path} can't be read: {error}") from None
+        return found
 
     def close(self) -> None:
         """Let go of the directory. The data stays."""
@@ -143,6 +137,19 @@ class Home:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_secrets(data_dir: Path) -> Secrets | None:
+    """Ports and passwords of the engines of a data directory; None before its first start."""
+    path = data_dir / "engines.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Secrets)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EngineError(f"{path} can't be read: {error.strerror}; start Volley as its owner") from None
+    except msgspec.DecodeError as error:
+        raise EngineError(f"{path} can't be read: {error}") from None
 
 
 def _make(folder: Path, what: str) -> None:

@@ -31,3 +31,12 @@ def free(preferred: int = 0) -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def answers(port: int, host: str = LOOPBACK, timeout_s: float = 1.0) -> bool:
+    """Whether a server accepts connections there."""
+    try:
+        with socket.create_connection((host, port), timeout_s):
+            return True
+    except OSError:
+        return False

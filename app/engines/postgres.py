@@ -20,7 +20,7 @@ from pathlib import Path
 
 from app.engines import EngineError, logfile, ports
 from app.engines.home import Home
-from app.engines.process import answer, end_all, spawn, wait_exit, working_in
+from app.engines.process import StopSteps, answer, end_all, spawn, wait_exit, working_in
 
 ROLE = DATABASE = "volley"
 INITDB_TIMEOUT_S = 120.0
@@ -88,7 +88,7 @@ class Postgres:
 
     name = "postgres"
     death_signal = signal.SIGQUIT  # immediate shutdown: its children go with it, the log is replayed
-    stop_steps = ((signal.SIGINT, 3.0), (signal.SIGQUIT, 0.5))  # fast, then immediate
+    stop_steps: StopSteps = ((signal.SIGINT, 3.0), (signal.SIGQUIT, 0.5))  # fast, then immediate
 
     def __init__(self, home: Home, port: int = 0) -> None:
         """`port` 0: the one of the last start where it is free, otherwise any."""

@@ -24,6 +24,7 @@ PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 POLL_S = 0.02
+StopSteps = Sequence[tuple[signal.Signals, float]]  # each signal, and the seconds that it is given
 ANSWER_TIMEOUT_S = 20.0
 
 
@@ -113,7 +114,7 @@ def wait_exit(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
     return True
 
 
-def stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[signal.Signals, float]]) -> None:
+def stop(process: subprocess.Popen[bytes], steps: StopSteps) -> None:
     """Send each signal in turn and wait so many seconds for the end; the last resort is SIGKILL."""
     for number, grace_s in steps:
         if process.poll() is not None:

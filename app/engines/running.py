@@ -5,15 +5,14 @@ For whoever needs an engine without a supervisor: tests, benchmarks, one-off too
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from app.engines import EngineError, logfile
-from app.engines.process import POLL_S, kill_session, stop
+from app.engines.process import POLL_S, StopSteps, kill_session, stop
 
 START_TIMEOUT_S = 300.0  # replaying a long write-ahead log takes its time
 
@@ -24,7 +23,7 @@ class Engine(Protocol):
     name: str
     port: int
     log: Path
-    stop_steps: Sequence[tuple[signal.Signals, float]]
+    stop_steps: StopSteps
 
     @property
     def url(self) -> str: ...

@@ -15,7 +15,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from subprocess import Popen
@@ -25,7 +25,7 @@ from typing import Self
 import msgspec
 
 from app.engines import EngineError, logfile
-from app.engines.process import kill_session
+from app.engines.process import StopSteps, kill_session
 
 PAUSE_FIRST_S, PAUSE_LONGEST_S = 0.5, 30.0
 STEADY_S = 60.0  # a part that ran this long starts again with the shortest pause
@@ -51,7 +51,7 @@ class Part(msgspec.Struct, frozen=True):
     log: Path
     spawn: Callable[[], Popen[bytes]]
     ready: Callable[[], bool]
-    stop_steps: Sequence[tuple[signal.Signals, float]]
+    stop_steps: StopSteps
     prepare: Callable[[], None] = lambda: None
     start_timeout_s: float = 60.0
 

@@ -14,7 +14,7 @@ import subprocess
 
 from app.engines import logfile, ports
 from app.engines.home import Home
-from app.engines.process import end_all, spawn, working_in
+from app.engines.process import StopSteps, end_all, spawn, working_in
 
 STALE_GRACE_S = 5.0
 PROBE_TIMEOUT_S = 1.0
@@ -40,12 +40,17 @@ loglevel notice
 """
 
 
+def url(password: str, port: int) -> str:
+    """The address of an embedded Valkey."""
+    return f"redis://:{password}@127.0.0.1:{port}/0"
+
+
 class Valkey:
     """The server of one home. `prepare`, then `spawn`, then wait until `ready`."""
 
     name = "valkey"
     death_signal = signal.SIGTERM
-    stop_steps = ((signal.SIGTERM, 1.0),)
+    stop_steps: StopSteps = ((signal.SIGTERM, 1.0),)
 
     def __init__(self, home: Home, port: int = 0) -> None:
         """`port` 0: the one of the last start where it is free, otherwise any."""
@@ -57,7 +62,7 @@ class Valkey:
     @property
     def url(self) -> str:
         """Where clients connect, with the password: never to be logged."""
-        return f"redis://:{self.home.secrets.valkey_password}@127.0.0.1:{self.port}/0"
+        return url(self.home.secrets.valkey_password, self.port)
 
     def prepare(self) -> None:
         """Make the folder if there is none, end a server that a killed parent left, write the settings."""
