@@ -16,8 +16,6 @@ from typing import Any
 from gateways.base import Gateway, Sink
 
 _SCHEME = re.compile(r"([a-z][a-z0-9]*)(?:\+[a-z0-9]+)?:")
-# Modules of this package that are no kind of gateway.
-_NOT_KINDS = frozenset({"base", "sandbox"})
 
 
 def make(name: str, url: str, settings: Mapping[str, Any], sink: Sink) -> Gateway:
@@ -41,6 +39,8 @@ def _kind(name: str, url: str) -> ModuleType:
     match = _SCHEME.match(url)
     scheme = match[1] if match else ""
     for module in (scheme, scheme.removesuffix("s")):
-        if module and module not in _NOT_KINDS and importlib.util.find_spec(f"gateways.{module}"):
-            return importlib.import_module(f"gateways.{module}")
+        if module and importlib.util.find_spec(f"gateways.{module}"):
+            kind = importlib.import_module(f"gateways.{module}")
+            if hasattr(kind, "build"):
+                return kind
     raise ValueError(f"gateway {name}: there is no kind of gateway for {scheme or 'a URL without scheme'!r}")

@@ -17,7 +17,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from gateways.base import Accepted, Outcome, Retry, Submission, Unknown
 from gateways.smpp import pdu, status
@@ -57,18 +57,18 @@ class Owner(Protocol):
         """Outcomes, from the event loop."""
 
     def changed(self) -> None:
-        """The bind came up or went down, or there is room again."""
+        """There may be room again."""
 
 
 class Connection(asyncio.Protocol):
-    """From connecting to closed, once. `closed` is done when nothing more will come of it."""
+    """From connecting to closed, once. `closed` is set when nothing more will come of it."""
 
     def __init__(
         self, name: str, kind: str, config: Config, owner: Owner, pacer: Pacer, clock: Callable[[], float]
     ) -> None:
         self.session = Session(kind, config.timers, clock())
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.bound = asyncio.Event()
+        self.settled = asyncio.Event()  # bound or closed
+        self.closed = asyncio.Event()
         self.error = ""
         self.useful = False  # some submit was answered: worth reconnecting at once
         self.unanswered = 0
@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def unbind(self) -> None:
-        """Take leave (4.2); `closed` is done when the SMSC has answered, or shortly after."""
+        """Take leave (4.2); `closed` is set when the SMSC has answered, or shortly after."""
         self.session.unbind(self._clock())
         self._flush()
 
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected, TLS included: bind."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         sock = transport.get_extra_info("socket")
@@ -190,8 +190,7 @@ class Connection(asyncio.Protocol):
         reason = f"connection lost: {type(exc).__name__}" if exc else "closed by the SMSC"
         self._handle(self.session.disconnected(reason))
         self._transport = None
-        if not self.closed.done():
-            self.closed.set_result(None)
+        self._over()
 
     # --- inside -------------------------------------------------------------------------------------
 
@@ -203,8 +202,12 @@ class Connection(asyncio.Protocol):
     def _lose_transport(self) -> None:
         if self._transport is not None:
             self._transport.close() if self._writable else self._transport.abort()
-        elif not self.closed.done():
-            self.closed.set_result(None)
+        else:
+            self._over()
+
+    def _over(self) -> None:
+        self.settled.set()
+        self.closed.set()
 
     def _handle(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -217,8 +220,7 @@ class Connection(asyncio.Protocol):
                     outcome = _TIMEOUT if reason == "timeout" else _CONNECTION_LOST
                     self._owner.ended([(submission, index, outcome) for submission, index in tokens])
                 case Bound():
-                    self.bound.set()
-                    self._owner.changed()
+                    self.settled.set()
                 case Closed():
                     self._on_closed(event)
 
@@ -256,7 +258,6 @@ class Connection(asyncio.Protocol):
             self._owner.ended(waiting)
         self._flush()  # the answer to an unbind, the nack of what could not be read
         self._lose_transport()
-        self._owner.changed()
 
     def _expire(self, now: float) -> None:
         """Give back what waited for the socket past its `send_before`."""

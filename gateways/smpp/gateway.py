@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from gateways.base import BindStatus, Outcome, Rejected, Retry, Sink, Submission
@@ -69,6 +69,8 @@ class Link:
             steady = await self._live()
             self.set_state("down")
             self._gateway.changed()
+            if self._gateway.closing:
+                return
             delay_s = options.reconnect_min_s if steady else min(delay_s * 2, options.reconnect_max_s)
             _log.warning("%s is down: %s", self.name, self.error)
             # Jitter keeps the binds of many processes from coming back in one instant.
@@ -92,27 +94,23 @@ class Link:
             self.error = f"can't connect: {type(error).__name__}"
             return False
         self.connection = connection
-        bound_at = await self._bound(connection)
         try:
-            await connection.closed
+            await connection.settled.wait()
+            bound_at = gateway.clock()
+            was_bound = not connection.closed.is_set()
+            if was_bound:
+                self._on_bound()
+            await connection.closed.wait()
         finally:
             self.connection = None
         self.error = connection.error
-        return connection.useful or (bound_at is not None and gateway.clock() - bound_at > _STEADY_S)
+        return connection.useful or (was_bound and gateway.clock() - bound_at > _STEADY_S)
 
-    async def _bound(self, connection: Connection) -> float | None:
-        bound = asyncio.ensure_future(connection.bound.wait())
-        waits: list[asyncio.Future[Any]] = [bound, connection.closed]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            bound.cancel()
-        if not connection.bound.is_set() or connection.closed.done():
-            return None
+    def _on_bound(self) -> None:
         self.set_state("bound")
         self.error = ""
         _log.info("%s is bound as %s", self.name, self.kind)
-        return self._gateway.clock()
+        self._gateway.changed()
 
 
 class SMPPGateway:
@@ -137,7 +135,7 @@ class SMPPGateway:
         self._encoder = Encoder(options)
         self._links: list[Link] = []
         self._reserved = 0
-        self._closing = False
+        self.closing = False
         self._unreported: list[Ended] = []
         self._drained = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -147,7 +145,7 @@ class SMPPGateway:
 
     async def open(self, binds: int) -> None:
         """Start connecting. With `bind=transmitter+receiver` the kinds take turns."""
-        if self._links or self._closing:
+        if self._links or self.closing:
             raise RuntimeError(f"gateway {self.name} was opened before")
         kinds = self.config.kinds
         self._links = [Link(i, kinds[i % len(kinds)], self) for i in range(binds)]
@@ -157,7 +155,7 @@ class SMPPGateway:
 
     async def close(self, drain_s: float) -> None:
         """Drain, unbind, end everything. Takes at most `drain_s` and the time-out of an unbind."""
-        self._closing = True
+        self.closing = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain_s
         for link in self._links:
@@ -177,14 +175,15 @@ class SMPPGateway:
             if connection.session.state is not State.CLOSING:
                 connection.abort("closed")
         if connections:
-            await asyncio.wait(
-                [connection.closed for connection in connections], timeout=self.config.timers.unbind_s + 0.5
-            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.config.timers.unbind_s + 0.5):
+                    for connection in connections:
+                        await connection.closed.wait()
         await self._stop(connections)
 
     def take(self, segments: int) -> int:
         """See `gateways.base.Gateway`; O(binds)."""
-        if self._closing:
+        if self.closing:
             return 0
         now = self.clock()
         free = -self._reserved
@@ -212,7 +211,7 @@ class SMPPGateway:
         places.sort(key=lambda place: -place.room)
         for submission in batch:
             self.give_back(submission.mask.bit_count())
-            if self._closing:
+            if self.closing:
                 self._unsent(submission, _CLOSED)
             elif submission.send_before < now:
                 self._unsent(submission, TOO_LATE)
@@ -252,7 +251,7 @@ class SMPPGateway:
 
     def changed(self) -> None:
         """There may be credit, or a bind came or went."""
-        if self._closing:
+        if self.closing:
             if not self._in_flight():
                 self._drained.set()
             return
@@ -273,7 +272,7 @@ class SMPPGateway:
 
     async def _stop(self, connections: Sequence[Connection]) -> None:
         for connection in connections:
-            if not connection.closed.done():
+            if not connection.closed.is_set():
                 connection.abort("closed")
         tasks = [link.task for link in self._links if link.task is not None]
         for task in tasks:
