@@ -1,6 +1,6 @@
 """When a text may be handed over: weekly windows in local time, over time zones and rules.
 
-Guarantees, held against a minute-by-minute computation by `tests/domain/test_quiet.py`:
+Guarantees, held against a computation from the wall clock by `tests/domain/test_quiet.py`:
 
 * A rule is open at an instant exactly when the wall clock of the zone, at that instant, stands
   in one of the day's windows (half-open: open at the start, shut at the end) and the local date

@@ -34,10 +34,9 @@ CODES = sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)
 
 def examples() -> list[str]:
     """Example numbers of every country and kind."""
-    regions = [(region, None) for region in sorted(phonenumbers.SUPPORTED_REGIONS)]
     found = {
         phonenumbers.format_number(number, PhoneNumberFormat.E164)
-        for (region, _), kind in itertools.product(regions, KINDS)
+        for region, kind in itertools.product(sorted(phonenumbers.SUPPORTED_REGIONS), KINDS)
         if (number := phonenumbers.example_number_for_type(region, kind))
     }
     for code in sorted(phonenumbers.COUNTRY_CODES_FOR_NON_GEO_REGIONS):
@@ -84,9 +83,9 @@ def altered(number: str, rng: random.Random) -> str:
     return "+" + "".join(digits)
 
 
-@pytest.mark.parametrize("number", EXAMPLES)
-def test_example_numbers_of_every_country_and_kind(number: str) -> None:
-    assert ours(number) == reference(number)
+def test_example_numbers_of_every_country_and_kind() -> None:
+    assert len(EXAMPLES) > 900
+    assert {raw: ours(raw) for raw in EXAMPLES} == {raw: reference(raw) for raw in EXAMPLES}
 
 
 @given(st.sampled_from(EXAMPLES), st.randoms(use_true_random=False))
