@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from app.api.auth import Authenticator
 from app.api.metrics import Metrics
+from app.api.reference import References
 from app.intake import Intake
 from app.queue.connection import Queue
 from app.settings import Settings
@@ -22,6 +23,7 @@ class Context:
     database: Database
     queue: Queue
     authenticator: Authenticator
+    references: References
     intake: Intake
     metrics: Metrics
     clock: Callable[[], float] = field(default=time.time)

@@ -7,11 +7,12 @@ A router of FastAPI routes gets it whole by its route class:
 Guarantees, for each tenant and path: the same key with the same request replays the stored answer, with
 `Idempotency-Replayed: true`; with another request, 422; while the first is under way, 409 with
 `Retry-After`, for LEASE_S at most, so a crash doesn't hold a key for ever. The key's scopes are checked
-before anything is replayed. Only an answer below 400 is kept: after an error the key is free again, so
-a request that was refused may be mended and sent with its key. An answer marked `Cache-Control: no-store` (one that shows a
-secret) is not kept: its repetition is a 409 `idempotency_answer_not_kept`, and nothing is done twice.
+before anything is replayed. Only an answer below 400 is kept: after an error the key is free again, so a
+request that was refused may be mended and sent with its key. An answer marked `Cache-Control: no-store`
+(one that shows a secret) is not kept: its repetition is a 409 `idempotency_answer_not_kept`, and nothing
+is done twice.
 
-The hot routes (messages, batches) claim their keys inside the accepting transaction instead; see `app.intake`.
+The hot routes (messages, batches) claim their keys inside the accepting transaction: see `app.intake`.
 A route here that crashes between its own commit and its answer's may be done again when the lease is over.
 """
 
@@ -23,7 +24,6 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import msgspec
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
@@ -32,6 +32,7 @@ from app.api.auth import Required, caller_from
 from app.api.problems import Problem
 from app.store import idempotency
 from app.store.engine import Database
+from app.store.idempotency import Slot, StoredAnswer, decode_answer, encode_answer
 
 HEADER = "idempotency-key"
 REPLAYED = "idempotency-replayed"
@@ -40,17 +41,6 @@ LEASE_S = 60.0
 NOT_KEPT = 0  # the status stored in place of an answer that shows a secret
 
 log = logging.getLogger(__name__)
-
-
-class StoredAnswer(msgspec.Struct, array_like=True):
-    """An answer as it is stored: what a replay needs."""
-
-    body: bytes
-    headers: dict[str, str]
-
-
-encode_answer = msgspec.msgpack.Encoder().encode
-decode_answer = msgspec.msgpack.Decoder(StoredAnswer).decode
 
 
 def checked_key(raw: str | None) -> str | None:
@@ -117,23 +107,21 @@ class IdempotentRoute(APIRoute):
             caller = await caller_from(request)
             for one in required:
                 caller.demand(one.scope)
-            route = f"POST {request.url.path}"
+            slot = Slot(caller.tenant_id, f"POST {request.url.path}", key)
             wanted = request_hash(request.url.query.encode(), await request.body())
             database: Database = request.app.state.context.database
             async with database.driver() as driver:
-                if not await idempotency.claim(driver, caller.tenant_id, route, key, wanted, LEASE_S):
-                    kept = await idempotency.kept(driver, caller.tenant_id, route, key)
+                if not await idempotency.claim(driver, slot, wanted, LEASE_S):
+                    kept = await idempotency.kept(driver, slot)
                     return replayed(*judged(kept, wanted))
-            return await _done(database, caller.tenant_id, route, key, handle, request)
+            return await _done(database, slot, handle, request)
 
         return idempotent
 
 
 async def _done(
     database: Database,
-    tenant_id: int,
-    route: str,
-    key: str,
+    slot: Slot,
     handle: Callable[[Request], Coroutine[Any, Any, Response]],
     request: Request,
 ) -> Response:
@@ -141,10 +129,10 @@ async def _done(
     try:
         response = await handle(request)
     except BaseException:
-        await _released(database, tenant_id, route, key)
+        await _released(database, slot)
         raise
     if response.status_code >= 400 or not hasattr(response, "body"):
-        await _released(database, tenant_id, route, key)
+        await _released(database, slot)
         return response
     status, stored = response.status_code, b""
     if "no-store" in response.headers.get("cache-control", ""):
@@ -153,13 +141,13 @@ async def _done(
         headers = {n: response.headers[n] for n in ("content-type", "location") if n in response.headers}
         stored = encode_answer(StoredAnswer(bytes(response.body), headers))
     async with database.driver() as driver:
-        await idempotency.answer(driver, tenant_id, route, key, status, stored)
+        await idempotency.answer(driver, slot, status, stored)
     return response
 
 
-async def _released(database: Database, tenant_id: int, route: str, key: str) -> None:
+async def _released(database: Database, slot: Slot) -> None:
     try:
         async with database.driver() as driver:
-            await idempotency.release(driver, tenant_id, route, key)
+            await idempotency.release(driver, slot)
     except Exception:
         log.warning("an idempotency claim stays until its lease ends", exc_info=True)

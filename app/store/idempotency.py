@@ -9,12 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import asyncpg
 import msgspec
 
 KEPT_S = 48 * 3600  # what the sweeper leaves alone; at least 24 h are promised
 PURGE_PAGE = 10_000
+
+
+class Slot(NamedTuple):
+    """Where an answer is stored: the key that the client chose, in its tenant and route."""
+
+    tenant_id: int
+    route: str
+    key: str
+
+
+class StoredAnswer(msgspec.Struct, array_like=True):
+    """An answer as it is stored: what a replay needs."""
+
+    body: bytes
+    headers: dict[str, str]
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -29,13 +45,14 @@ class Kept(msgspec.Struct, frozen=True):
 class Answered(msgspec.Struct, frozen=True):
     """A key with the answer that its request will get, if it holds the key."""
 
-    tenant_id: int
-    route: str
-    key: str
+    slot: Slot
     request_hash: bytes
     status: int
     response: bytes
 
+
+encode_answer = msgspec.msgpack.Encoder().encode
+decode_answer = msgspec.msgpack.Decoder(StoredAnswer).decode
 
 # A row is taken over when its holder's lease is over and it left no answer.
 _TAKE_OVER = """
@@ -48,7 +65,8 @@ _CLAIM_ANSWERED = (
     """
 INSERT INTO idempotency (tenant_id, route, key, request_hash, status, response, locked_until)
 SELECT t, r, k, h, s, a, now()
-FROM unnest($1::int[], $2::text[], $3::text[], $4::bytea[], $5::smallint[], $6::bytea[]) AS x (t, r, k, h, s, a)
+FROM unnest($1::int[], $2::text[], $3::text[], $4::bytea[], $5::smallint[], $6::bytea[])
+     AS x (t, r, k, h, s, a)
 ORDER BY t, r, k
 """
     + _TAKE_OVER
@@ -64,82 +82,68 @@ VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5))
 )
 
 
-async def claim_answered(
-    driver: asyncpg.Connection, answers: Sequence[Answered]
-) -> set[tuple[int, str, str]]:
-    """Claim keys and store their answers at once; gives the keys that are ours. In the caller's transaction.
+async def claim_answered(driver: asyncpg.Connection, answers: Sequence[Answered]) -> set[Slot]:
+    """Claim keys and store their answers at once; gives those that are ours. In the caller's transaction.
 
-    The keys must be distinct. Waits for another transaction that is claiming one of them.
+    The slots must be distinct. Waits for another transaction that is claiming one of them.
     """
     if not answers:
         return set()
     rows = await driver.fetch(
         _CLAIM_ANSWERED,
-        [one.tenant_id for one in answers],
-        [one.route for one in answers],
-        [one.key for one in answers],
+        [one.slot.tenant_id for one in answers],
+        [one.slot.route for one in answers],
+        [one.slot.key for one in answers],
         [one.request_hash for one in answers],
         [one.status for one in answers],
         [one.response for one in answers],
     )
-    return {(row["tenant_id"], row["route"], row["key"]) for row in rows}
+    return {Slot(*row) for row in rows}
 
 
-async def claim(
-    driver: asyncpg.Connection, tenant_id: int, route: str, key: str, request_hash: bytes, lease_s: float
-) -> bool:
+async def claim(driver: asyncpg.Connection, slot: Slot, request_hash: bytes, lease_s: float) -> bool:
     """Claim a key for `lease_s`; False: another request holds it, or has answered (`kept` says)."""
-    return await driver.fetchval(_CLAIM, tenant_id, route, key, request_hash, lease_s) is not None
+    return await driver.fetchval(_CLAIM, *slot, request_hash, lease_s) is not None
 
 
-async def kept(driver: asyncpg.Connection, tenant_id: int, route: str, key: str) -> Kept | None:
+async def kept(driver: asyncpg.Connection, slot: Slot) -> Kept | None:
     """What is stored under the key."""
     row = await driver.fetchrow(
         "SELECT request_hash, status, response, "
         "greatest(0, extract(epoch FROM locked_until - now()))::float8 AS locked_for_s "
         "FROM idempotency WHERE tenant_id = $1 AND route = $2 AND key = $3",
-        tenant_id,
-        route,
-        key,
+        *slot,
     )
     if row is None:
         return None
     return Kept(row["request_hash"], row["status"], row["response"], row["locked_for_s"])
 
 
-async def extend(driver: asyncpg.Connection, tenant_id: int, route: str, key: str, lease_s: float) -> None:
+async def extend(driver: asyncpg.Connection, slot: Slot, lease_s: float) -> None:
     """Hold a claim for `lease_s` from now; 0 lets it go for the next one."""
     await driver.execute(
         "UPDATE idempotency SET locked_until = now() + make_interval(secs => $4) "
         "WHERE tenant_id = $1 AND route = $2 AND key = $3 AND status IS NULL",
-        tenant_id,
-        route,
-        key,
+        *slot,
         lease_s,
     )
 
 
-async def answer(
-    driver: asyncpg.Connection, tenant_id: int, route: str, key: str, status: int, response: bytes
-) -> None:
+async def answer(driver: asyncpg.Connection, slot: Slot, status: int, response: bytes) -> None:
     """Store the answer of a claim that the caller holds."""
     await driver.execute(
         "UPDATE idempotency SET status = $4, response = $5 WHERE tenant_id = $1 AND route = $2 AND key = $3",
-        tenant_id,
-        route,
-        key,
+        *slot,
         status,
         response,
     )
 
 
-async def release(driver: asyncpg.Connection, tenant_id: int, route: str, key: str) -> None:
+async def release(driver: asyncpg.Connection, slot: Slot) -> None:
     """Give up a claim that led to nothing: the next request with the key starts afresh."""
     await driver.execute(
         "DELETE FROM idempotency WHERE tenant_id = $1 AND route = $2 AND key = $3 AND status IS NULL",
-        tenant_id,
-        route,
-        key,
+        *slot,
     )
 
 

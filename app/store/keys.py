@@ -18,6 +18,7 @@ import asyncpg
 import msgspec
 
 from app.domain import ids
+from app.store import locks
 from app.store.intake import as_uuid
 
 PREFIX = "vk_"
@@ -25,7 +26,7 @@ SHOWN_CHARS = 10  # of a key, kept to tell keys apart
 SCOPES = ("send", "read", "rules", "operate", "admin")
 HASH_KEY_BYTES = 32
 DEFAULT_TENANT = "default"
-_BOOTSTRAP_LOCK = 0x766F6C6C02
+_BOOTSTRAP_LOCK = locks.BOOTSTRAP
 
 
 class StoredKey(msgspec.Struct, frozen=True):

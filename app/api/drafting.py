@@ -1,0 +1,353 @@
+"""From requests to what is accepted: each value checked, each text rendered and measured.
+
+Guarantees: what comes out can be stored and handed over as it is; a recipient that can't be is a
+Rejection with its index, place and reason, and hinders no other. No I/O; time is an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from app.api import limits, wire
+from app.api.auth import Caller
+from app.api.problems import Problem, field_problem
+from app.domain import ids
+from app.domain.message import Category
+from app.domain.pack import PACK_SIZE, Entry, Pack
+from app.domain.phone import InvalidNumber, parse
+from app.domain.template import Template, TemplateError
+from app.domain.template import parse as parse_template
+from app.domain.text import TextError, count
+from app.store.intake import Draft
+
+_NUMBER = re.compile(r"\+?[0-9]{3,15}\Z")
+_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9 &._\-]{1,11}\Z")
+_HOST = re.compile(r"[A-Za-z0-9._\-\[\]:]+\Z")
+_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
+
+
+class Regions(msgspec.Struct, frozen=True):
+    """The region of a number: the longest matching prefix of the region table, else its country."""
+
+    by_prefix: dict[str, str]
+    lengths: tuple[int, ...]  # of the prefixes, longest first
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, Sequence[str]]]) -> Regions:
+        """From (code, prefixes); a prefix may lack its plus sign."""
+        found = {f"+{prefix.lstrip('+')}": code for code, prefixes in rows for prefix in prefixes}
+        return cls(found, tuple(sorted({len(prefix) for prefix in found}, reverse=True)))
+
+    def region(self, e164: str, country: str) -> str:
+        """The region's code."""
+        for length in self.lengths:
+            code = self.by_prefix.get(e164[:length])
+            if code is not None:
+                return code
+        return country
+
+
+class Terms(msgspec.Struct):
+    """What the messages of one request share, checked. Times are Unix seconds.
+
+    `segments` is known beforehand when the text has no variables.
+    """
+
+    tenant_id: int
+    test: bool
+    category: int
+    sender: str
+    body: str
+    template: str | None
+    parsed: Template
+    segments: int | None
+    priority: int
+    due_at: float
+    scheduled_at: float | None
+    expires_at: float | None
+    retry_unknown: bool
+
+
+class StoredTemplate(msgspec.Struct, frozen=True):
+    """A template as it is found: `label` is name@version."""
+
+    label: str
+    body: str
+
+
+def terms_of(
+    request: wire.PostMessage | wire.BatchTerms,
+    caller: Caller,
+    template: StoredTemplate | None,
+    now_s: float,
+) -> Terms:
+    """Check all that isn't a recipient's. Raises Problem (422)."""
+    body = template.body if template else request.body
+    if body is None or (request.body is not None and request.template is not None):
+        raise field_problem("/body", "body_or_template", "send either a body or a template")
+    if not body.strip():
+        raise field_problem("/body", "empty_body", "the text is empty")
+    try:
+        parsed = parse_template(body)
+        segments = None if parsed.names else _measured(parsed.render(None))
+    except TemplateError as error:
+        raise field_problem("/body", error.code, error.detail) from None
+    except TextError as error:
+        raise field_problem("/body", _text_code(error.code), str(error)) from None
+    category = Category[request.category]
+    due_at, scheduled_at, expires_at = _times(request, category, now_s)
+    return Terms(
+        tenant_id=caller.tenant_id,
+        test=caller.test,
+        category=int(category),
+        sender=_sender(request.sender, caller),
+        body=body,
+        template=template.label if template else None,
+        parsed=parsed,
+        segments=segments,
+        priority=request.priority,
+        due_at=due_at,
+        scheduled_at=scheduled_at,
+        expires_at=expires_at,
+        retry_unknown=request.retry_unknown,
+    )
+
+
+def _measured(text: str) -> int:
+    """Segments of a rendered text. Raises TextError (`too_many_segments`, `lone_surrogate`, `empty`)."""
+    segments = count(text)
+    if segments > limits.MAX_SEGMENTS:
+        raise TextError(
+            "too_many_segments", f"{segments} segments; at most {limits.MAX_SEGMENTS} are allowed"
+        )
+    if not text.strip():
+        raise TextError("empty", "the text is empty")
+    return segments
+
+
+def _text_code(code: str) -> str:
+    return {"too_many_segments": "body_too_long", "empty": "empty_body"}.get(code, code)
+
+
+def _times(
+    request: wire.PostMessage | wire.BatchTerms, category: Category, now_s: float
+) -> tuple[float, float | None, float | None]:
+    """(due, scheduled, expiry)."""
+    scheduled_at = _instant(request.scheduled_at, "/scheduled_at", now_s)
+    due_at = now_s if scheduled_at is None else max(scheduled_at, now_s)
+    expires_at = _instant(request.expires_at, "/expires_at", now_s)
+    if expires_at is None:
+        return due_at, scheduled_at, due_at + limits.OTP_VALIDITY_S if category is Category.otp else None
+    if expires_at <= now_s:
+        raise field_problem("/expires_at", "time_in_past", "the expiry has passed")
+    if expires_at <= due_at:
+        raise field_problem("/expires_at", "invalid_time", "the expiry is not after the scheduled time")
+    return due_at, scheduled_at, expires_at
+
+
+def _instant(value: datetime | None, pointer: str, now_s: float) -> float | None:
+    if value is None:
+        return None
+    instant_s = value.timestamp()
+    if instant_s < now_s - limits.PAST_LEEWAY_S:
+        raise field_problem(pointer, "time_in_past", "the time has passed")
+    if instant_s > now_s + limits.MAX_SCHEDULE_S:
+        days = limits.MAX_SCHEDULE_S // 86_400
+        raise field_problem(pointer, "time_too_far", f"the time is more than {days} days away")
+    return instant_s
+
+
+def _sender(sender: str | None, caller: Caller) -> str:
+    """A number without its plus sign, a short code, or a name."""
+    if sender is None:
+        sender = caller.settings.get("default_sender")
+        if not sender:
+            raise field_problem("/sender", "sender_required", "send a sender: this tenant has no default")
+    if _NUMBER.match(sender):
+        return sender.lstrip("+")
+    if not _NAME.match(sender):
+        raise field_problem(
+            "/sender",
+            "invalid_sender",
+            "a sender is 3 to 15 digits, or 1 to 11 letters, digits, spaces, '&', '.', '_' and '-' with a letter",
+        )
+    return sender
+
+
+def extra_of(request: wire.PostMessage | wire.BatchTerms, caller: Caller) -> dict[str, Any] | None:
+    """Metadata and callback URL, checked. Raises Problem (422)."""
+    extra: dict[str, Any] = {}
+    if request.metadata:
+        for name, value in request.metadata.items():
+            if len(name) > limits.MAX_METADATA_KEY_CHARS:
+                raise field_problem("/metadata", "invalid_metadata", "a key is too long")
+            if isinstance(value, str) and len(value) > limits.MAX_METADATA_VALUE_CHARS:
+                raise field_problem("/metadata", "invalid_metadata", "a value is too long")
+        extra["metadata"] = request.metadata
+    if request.callback_url is not None:
+        extra["callback_url"] = _checked_url(request.callback_url, caller.settings)
+    return extra or None
+
+
+def _checked_url(url: str, settings: Mapping[str, Any]) -> str:
+    """https, or http to this machine or a host that the tenant's settings allow. What the name
+    resolves to is looked at when the callback is made."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if (
+        not host
+        or not url.isascii()
+        or not url.isprintable()
+        or " " in url
+        or not _HOST.match(parts.netloc)  # no user, no password
+        or parts.scheme not in ("https", "http")
+    ):
+        raise field_problem(
+            "/callback_url", "invalid_callback_url", "an https:// URL without credentials is needed"
+        )
+    allowed = settings.get("callback_http_hosts") or ()
+    if parts.scheme == "http" and host not in _LOOPBACK and host not in allowed:
+        raise field_problem("/callback_url", "invalid_callback_url", "http:// is not allowed to this host")
+    return url
+
+
+class Refused(Exception):
+    """A recipient that can't be accepted; `pointer` is below the recipient."""
+
+    def __init__(self, pointer: str, code: str, detail: str, reason: str | None = None) -> None:
+        super().__init__(code)
+        self.pointer = pointer
+        self.code = code
+        self.detail = detail
+        self.reason = reason
+
+
+class Drafting:
+    """Collects the recipients of one request by region, and makes packs of them."""
+
+    def __init__(self, terms: Terms, hash_key: bytes, regions: Regions, batch_id: bytes | None) -> None:
+        self._terms = terms
+        self._hash = hashlib.blake2b(key=hash_key, digest_size=8)
+        self._regions = regions
+        self._batch_id = batch_id
+        self._groups: dict[tuple[str, str], list[Entry]] = {}
+        self.rejected: list[wire.Rejection] = []
+
+    def entry(
+        self,
+        to: str,
+        variables: dict[str, wire.Value] | None,
+        reference: str | None,
+        extra: dict[str, Any] | None = None,
+    ) -> tuple[str, str, Entry]:
+        """(region, country, entry) of one recipient. Raises Refused."""
+        try:
+            number = parse(to)
+        except InvalidNumber as error:
+            raise Refused("/to", "invalid_number", error.detail, error.code) from None
+        terms = self._terms
+        names = terms.parsed.names
+        filled: dict[str, str] | None = None
+        if names:
+            filled = _filled(names, variables)
+            segments = _segments(terms.parsed, filled)
+        else:
+            assert terms.segments is not None
+            segments = terms.segments
+        digest = self._hash.copy()
+        digest.update(number.e164.encode())
+        entry = Entry(0, number.e164, digest.digest(), segments, filled, None, reference, extra)
+        return self._regions.region(number.e164, number.country), number.country, entry
+
+    def add(self, recipients: Sequence[wire.Recipient], first: int, base: str = "/recipients") -> None:
+        """Take these; what can't be accepted is in `rejected` with its index from `first`."""
+        groups, entry_of = self._groups, self.entry
+        for index, recipient in enumerate(recipients, first):
+            try:
+                region, country, entry = entry_of(
+                    recipient.to, recipient.variables, recipient.client_reference
+                )
+            except Refused as refused:
+                self.reject(index, base, refused)
+                continue
+            group = groups.get((region, country))
+            if group is None:
+                group = groups[(region, country)] = []
+            entry.index = len(group) % PACK_SIZE
+            group.append(entry)
+
+    def reject(self, index: int, base: str, refused: Refused) -> None:
+        """Note a recipient that isn't accepted."""
+        self.rejected.append(
+            wire.Rejection(
+                index, f"{base}/{index}{refused.pointer}", refused.code, refused.detail, refused.reason
+            )
+        )
+
+    @property
+    def accepted(self) -> int:
+        """How many recipients are in."""
+        return sum(map(len, self._groups.values()))
+
+    def drafts(self, now_s: float) -> Iterator[Draft]:
+        """The packs, region by region."""
+        terms = self._terms
+        for (region, country), entries in self._groups.items():
+            for start in range(0, len(entries), PACK_SIZE):
+                pack = pack_of(terms, self._batch_id, region, country, entries[start : start + PACK_SIZE])
+                yield Draft(ids.new_id(now_s), pack, terms.due_at, terms.priority)
+
+
+def pack_of(terms: Terms, batch_id: bytes | None, region: str, country: str, entries: list[Entry]) -> Pack:
+    """Those entries under those terms."""
+    return Pack(
+        terms.tenant_id,
+        batch_id,
+        region,
+        country,
+        terms.category,
+        terms.sender,
+        terms.body,
+        terms.template,
+        terms.expires_at,
+        terms.retry_unknown,
+        entries,
+        terms.test,
+    )
+
+
+def _filled(names: tuple[str, ...], variables: dict[str, wire.Value] | None) -> dict[str, str]:
+    """The values that the body names, as text. Raises Refused."""
+    found: dict[str, str] = {}
+    for name in names:
+        value = None if variables is None else variables.get(name)
+        if value is None:
+            raise Refused(f"/variables/{name}", "missing_variable", f"the variable '{name}' has no value")
+        if type(value) is not str:
+            value = str(value)
+        elif len(value) > limits.MAX_VALUE_CHARS:
+            raise Refused(f"/variables/{name}", "too_long", f"more than {limits.MAX_VALUE_CHARS} characters")
+        found[name] = value
+    return found
+
+
+def _segments(template: Template, variables: dict[str, str]) -> int:
+    try:
+        return _measured(template.render(variables))
+    except TextError as error:
+        raise Refused("/variables", _text_code(error.code), str(error)) from None
+
+
+def refused_problem(refused: Refused) -> Problem:
+    """The same for a message of its own."""
+    return field_problem(refused.pointer, refused.code, refused.detail, reason=refused.reason)

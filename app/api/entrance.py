@@ -1,0 +1,256 @@
+"""The outermost layer: counts, bounds and times every request, and serves the hot routes without the framework.
+
+Guarantees: at most MAX_REQUESTS_IN_FLIGHT requests and MAX_BYTES_IN_FLIGHT bytes of bodies are worked on at
+once, what is over gets a 503 with Retry-After; a body over its route's limit is refused while it comes in,
+not after; a client that goes away in mid-body leaves nothing behind; every error is a problem.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import limits
+from app.api.context import Context
+from app.api.problems import Problem, problem_of
+
+LINGER_BYTES = 64 * 1024 * 1024  # of a refused body that are read and thrown away, so that the answer arrives
+LINGER_S = 3.0
+
+_NAMES = {
+    b"authorization": "authorization",
+    b"content-type": "content_type",
+    b"content-length": "content_length",
+    b"content-encoding": "content_encoding",
+    b"idempotency-key": "idempotency_key",
+}
+
+
+class Disconnected(Exception):
+    """The client went away before its request was whole."""
+
+
+class Headers(msgspec.Struct, gc=False):
+    """Those that the hot routes look at."""
+
+    authorization: bytes | None = None
+    content_type: bytes | None = None
+    content_length: bytes | None = None
+    content_encoding: bytes | None = None
+    idempotency_key: bytes | None = None
+
+
+class Answer(msgspec.Struct, gc=False):
+    """A JSON answer, whole."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str] | None = None
+
+
+class Request:
+    """One request to a hot route. Its body counts against the process' bytes in flight until it is answered."""
+
+    __slots__ = ("_context", "_held", "_receive", "complete", "headers", "path", "query")
+
+    def __init__(self, scope: Scope, receive: Receive, context: Context) -> None:
+        self.path: str = scope["path"]
+        self.query: bytes = scope["query_string"]
+        self.headers = _headers(scope)
+        self.complete = False
+        self._receive = receive
+        self._context = context
+        self._held = 0
+
+    async def chunks(self, limit: int) -> Any:
+        """The body as it comes. Raises Problem (413, 503), Disconnected."""
+        declared = self.headers.content_length
+        if declared is not None and declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        size = 0
+        while not self.complete:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            chunk = message.get("body", b"")
+            self.complete = not message.get("more_body", False)
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            if chunk:
+                yield chunk
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body."""
+        if self.headers.content_encoding not in (None, b"identity"):
+            raise Problem(415, "unsupported_media_type", "send the body without a content encoding")
+        parts = []
+        async for chunk in self.chunks(limit):
+            self.hold(len(chunk))
+            parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def hold(self, size: int) -> None:
+        """Count bytes as in flight. Raises Problem (503)."""
+        metrics = self._context.metrics
+        if metrics.bytes_in_flight + size > limits.MAX_BYTES_IN_FLIGHT:
+            raise Problem(503, "overloaded", "too many bytes of requests are being worked on")
+        metrics.bytes_in_flight += size
+        self._held += size
+
+    def let_go(self) -> None:
+        """The request is answered."""
+        self._context.metrics.bytes_in_flight -= self._held
+        self._held = 0
+
+    async def linger(self) -> None:
+        """Read what is left of a refused body, within bounds, so that the client gets to read its answer."""
+        left = LINGER_BYTES
+        while not self.complete and left > 0:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return
+            self.complete = not message.get("more_body", False)
+            left -= len(message.get("body", b""))
+
+    def demand_json(self) -> None:
+        """415 for a body that isn't declared as JSON; one that is undeclared passes."""
+        kind = self.headers.content_type
+        if kind is None:
+            return
+        media = kind.partition(b";")[0].strip().lower()
+        if media != b"application/json" and not media.endswith(b"+json"):
+            raise Problem(415, "unsupported_media_type", "send application/json")
+
+
+def _headers(scope: Scope) -> Headers:
+    found = Headers()
+    for name, value in scope["headers"]:
+        field = _NAMES.get(name)
+        if field is not None:
+            setattr(found, field, value)
+    return found
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, "request_too_large", f"the body is larger than {limit} bytes")
+
+
+Hot = Callable[[Request, Context], Awaitable[Answer]]
+
+
+class Entrance:
+    """ASGI middleware. `hot` are the bare routes, by method and path."""
+
+    def __init__(self, app: ASGIApp, *, hot: Mapping[tuple[str, str], Hot]) -> None:
+        self.app = app
+        self._hot = dict(hot)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        context: Context = scope["app"].state.context
+        metrics = context.metrics
+        started = time.perf_counter()
+        status = 500
+        metrics.in_flight += 1
+        hot = self._hot.get((scope["method"], scope["path"]))
+        try:
+            if metrics.in_flight > limits.MAX_REQUESTS_IN_FLIGHT and scope["path"] not in _ALWAYS:
+                problem = Problem(
+                    503, "overloaded", "too many requests are being served", headers={"retry-after": "1"}
+                )
+                status = 503
+                await _send(send, _answer(problem))
+            elif hot is not None:
+                status = await self._serve(hot, Request(scope, receive, context), context, send)
+            else:
+
+                async def watched(message: Message) -> None:
+                    nonlocal status
+                    if message["type"] == "http.response.start":
+                        status = message["status"]
+                    await send(message)
+
+                await self.app(scope, bounded(receive, scope), watched)
+        except Disconnected:
+            status = 499
+        finally:
+            metrics.in_flight -= 1
+            route = scope["path"] if hot is not None else _route(scope)
+            metrics.request(scope["method"], route, status, time.perf_counter() - started)
+
+    async def _serve(self, hot: Hot, request: Request, context: Context, send: Send) -> int:
+        try:
+            answer = await hot(request, context)
+        except (Disconnected, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            answer = _answer(problem_of(error))
+        finally:
+            request.let_go()
+        if request.complete:
+            await _send(send, answer)
+            return answer.status
+        await _send(send, answer, more=True)
+        try:
+            await asyncio.wait_for(request.linger(), LINGER_S)
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return answer.status
+
+
+_ALWAYS = frozenset(("/healthz", "/readyz", "/metrics"))
+
+
+def bounded(receive: Receive, scope: Scope) -> Receive:
+    """`receive` for the framework's routes, whose bodies are small. Raises Problem (413)."""
+    limit = limits.MAX_BULK_BYTES if scope["path"].endswith(_BULK) else limits.MAX_MESSAGE_BYTES
+    size = 0
+
+    async def receiving() -> Message:
+        nonlocal size
+        message = await receive()
+        if message["type"] == "http.request":
+            size += len(message.get("body", b""))
+            if size > limit:
+                raise _too_large(limit)
+        return message
+
+    return receiving
+
+
+_BULK = ("/bulk", "/import")
+
+
+def _route(scope: Scope) -> str:
+    """The path's pattern: a bounded set of labels."""
+    route = scope.get("route")
+    return getattr(route, "path", None) or "other"
+
+
+def _answer(problem: Problem) -> Answer:
+    return Answer(problem.status, problem.body(), problem.all_headers())
+
+
+async def _send(send: Send, answer: Answer, *, more: bool = False) -> None:
+    headers = [(b"content-length", str(len(answer.body)).encode())]
+    if answer.headers is None:
+        headers.append((b"content-type", b"application/json"))
+    else:
+        headers += [
+            (name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()
+        ]
+        if "content-type" not in answer.headers:
+            headers.append((b"content-type", b"application/json"))
+    if more:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": more})

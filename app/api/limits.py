@@ -1,0 +1,47 @@
+"""Every limit of the API, named."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# bytes
+MAX_MESSAGE_BYTES: Final = 64 * 1024  # the body of POST /v1/messages, and of every other small request
+MAX_BULK_BYTES: Final = 4 * 1024 * 1024  # of the lists that a resource takes at once
+MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+MAX_UPLOAD_BYTES: Final = 2 * 1024 * 1024 * 1024
+MAX_RECORD_BYTES: Final = 64 * 1024  # one row of an upload
+MAX_BYTES_IN_FLIGHT: Final = 256 * 1024 * 1024  # of bodies being read and worked on, in one process
+MAX_REQUESTS_IN_FLIGHT: Final = 2_000  # in one process
+
+# JSON
+MAX_DEPTH: Final = 64
+
+# messages
+MAX_BODY_CHARS: Final = 1_600  # of a body before its variables are filled in
+MAX_SEGMENTS: Final = 10
+MAX_VARIABLES: Final = 64
+MAX_VALUE_CHARS: Final = 1_600
+MAX_REFERENCE_CHARS: Final = 255
+MAX_NAME_CHARS: Final = 200
+MAX_TEMPLATE_CHARS: Final = 200
+MAX_URL_CHARS: Final = 2_048
+MAX_METADATA_KEYS: Final = 20
+MAX_METADATA_KEY_CHARS: Final = 64
+MAX_METADATA_VALUE_CHARS: Final = 500
+MAX_SCHEDULE_S: Final = 366 * 86_400
+PAST_LEEWAY_S: Final = 10  # clocks differ: a time this little in the past is now
+OTP_VALIDITY_S: Final = 600  # of an OTP that names no expiry; the other categories have none by default
+DEFAULT_PRIORITY: Final = 5
+
+# batches
+MAX_RECIPIENTS: Final = 10_000
+UPLOAD_CHUNK_ROWS: Final = 5_000
+MAX_KEPT_REJECTIONS: Final = 10_000
+MAX_SHOWN_REJECTIONS: Final = 100  # in an upload's answer
+UPLOAD_LEASE_S: Final = 60.0
+
+# lists
+MAX_PAGE: Final = 500
+DEFAULT_PAGE: Final = 100
+
+ROWS_A_STRETCH: Final = 500  # worked on before other requests get their turn: about 3 ms

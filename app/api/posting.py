@@ -1,0 +1,262 @@
+"""POST /v1/messages and POST /v1/batches: the hot routes, without a framework around them.
+
+Guarantees: a 202 says that everything is committed; the work of a large batch is cut into stretches, so
+that other requests have their turn within a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+
+from app.api import decoding, limits, wire
+from app.api.auth import Caller
+from app.api.context import Context
+from app.api.drafting import (
+    Drafting,
+    Refused,
+    StoredTemplate,
+    Terms,
+    extra_of,
+    pack_of,
+    refused_problem,
+    terms_of,
+)
+from app.api.entrance import Answer, Request
+from app.api.idempotency import REPLAYED, checked_key, judged, request_hash
+from app.api.problems import FieldError, Problem, field_problem
+from app.domain import ids
+from app.intake import Full, Keyed, Single
+from app.store.batches import BatchState, NewBatch, RejectionRow
+from app.store.idempotency import Kept, Slot, StoredAnswer, encode_answer
+
+MESSAGES = "/v1/messages"
+BATCHES = "/v1/batches"
+DUE_STEP_S = 0.1  # messages due at once share a due time, so that they can share a pack
+
+
+async def post_message(request: Request, context: Context) -> Answer:
+    """One message."""
+    caller = await context.authenticator.authenticate(request.headers.authorization)
+    caller.demand("send")
+    request.demand_json()
+    key = checked_key(_text(request.headers.idempotency_key))
+    raw = await request.body(limits.MAX_MESSAGE_BYTES)
+    try:
+        single = await _single(raw, caller, context)
+    except Problem as problem:
+        context.metrics.rejected[problem.code] += 1
+        raise
+    entry, due_at, now_s = single.pack.entries[0], single.due_at, context.clock()
+    state: wire.OpenState = "deferred" if due_at > now_s else "queued"
+    if key is not None:
+        slot = Slot(caller.tenant_id, f"POST {MESSAGES}", key)
+        single.keyed = Keyed(
+            slot, request_hash(raw), 202, partial(_stored_posted, state=state, segments=entry.segments)
+        )
+    try:
+        found = await context.intake.post(single)
+    except Full:
+        raise Problem(503, "overloaded", "too many messages are waiting to be accepted") from None
+    if isinstance(found, Kept):
+        assert single.keyed is not None
+        return _replayed(found, single.keyed.request_hash, context)
+    context.metrics.accepted[(single.pack.region, single.pack.category)] += 1
+    return Answer(202, _posted(found, state, entry.segments))
+
+
+async def _single(raw: bytes, caller: Caller, context: Context) -> Single:
+    """The message, checked. Raises Problem."""
+    posted = decoding.decode(raw, wire.decode_message)
+    now_s = context.clock() // DUE_STEP_S * DUE_STEP_S
+    template = await _template(posted.template, caller, context)
+    terms = terms_of(posted, caller, template, now_s)
+    drafting = Drafting(terms, caller.hash_key, await context.references.regions(), None)
+    try:
+        region, country, entry = drafting.entry(
+            posted.to, posted.variables, posted.client_reference, extra_of(posted, caller)
+        )
+    except Refused as refused:
+        raise refused_problem(refused) from None
+    return Single(pack_of(terms, None, region, country, [entry]), terms.due_at, terms.priority)
+
+
+def _posted(message_id: bytes, state: wire.OpenState, segments: int) -> bytes:
+    name = ids.text(message_id)
+    return wire.encode(wire.Posted(name, state, segments, f"{MESSAGES}/{name}"))
+
+
+def _stored_posted(message_id: bytes, state: wire.OpenState, segments: int) -> bytes:
+    return encode_answer(StoredAnswer(_posted(message_id, state, segments), {}))
+
+
+async def post_batch(request: Request, context: Context) -> Answer:
+    """One text to many recipients."""
+    caller = await context.authenticator.authenticate(request.headers.authorization)
+    caller.demand("send")
+    request.demand_json()
+    key = checked_key(_text(request.headers.idempotency_key))
+    raw = await request.body(limits.MAX_BATCH_BYTES)
+    posted, undecoded = _decoded(raw)
+    if not posted.recipients and not undecoded:
+        raise field_problem("/recipients", "too_short", "a batch has at least one recipient")
+    now_s = context.clock()
+    terms = terms_of(posted, caller, await _template(posted.template, caller, context), now_s)
+    extra = extra_of(posted, caller)
+    batch_id = ids.new_id(now_s)
+    drafting = Drafting(terms, caller.hash_key, await context.references.regions(), batch_id)
+    await _add_all(drafting, posted.recipients, undecoded)
+    rejected = sorted(drafting.rejected, key=lambda one: one.index)
+    count_rejected(context, rejected)
+    if not drafting.accepted:
+        errors = [FieldError(r.pointer, r.code, r.detail, r.index, r.reason) for r in rejected]
+        raise Problem(422, "no_valid_recipients", "no recipient can be accepted", errors)
+    batch = new_batch(posted, terms, batch_id, now_s, extra)
+    batch = msgspec.structs.replace(batch, total=drafting.accepted, rejected=len(rejected))
+    body = answer_of(batch, rejected)
+    keyed = None
+    if key is not None:
+        stored = encode_answer(StoredAnswer(body, {}))
+        slot = Slot(caller.tenant_id, f"POST {BATCHES}", key)
+        keyed = Keyed(slot, request_hash(raw), 202, lambda _: stored)
+    drafts = list(drafting.drafts(now_s))
+    kept = await context.intake.accept_batch(batch, drafts, [rejection_row(r) for r in rejected], keyed)
+    if kept is not None:
+        assert keyed is not None
+        return _replayed(kept, keyed.request_hash, context)
+    for draft in drafts:
+        context.metrics.accepted[(draft.pack.region, draft.pack.category)] += len(draft.pack.entries)
+    return Answer(202, body)
+
+
+Undecoded = dict[int, FieldError]
+
+
+def _decoded(raw: bytes) -> tuple[wire.PostBatch, Undecoded]:
+    """The batch, and its recipients that aren't recipients, by index. These cost a second, slower pass."""
+    try:
+        posted = decoding.decode(raw, wire.decode_batch)
+    except Problem as problem:
+        errors = problem.errors
+        first = errors[0] if errors else None
+        if not isinstance(first, FieldError) or not first.pointer.startswith("/recipients/"):
+            raise
+        return _decoded_one_by_one(raw)
+    _demand_count(len(posted.recipients))
+    return posted, {}
+
+
+def _decoded_one_by_one(raw: bytes) -> tuple[wire.PostBatch, Undecoded]:
+    posted = decoding.decode(raw, wire.decode_batch_raw)
+    _demand_count(len(posted.recipients))
+    recipients: list[wire.Recipient] = []
+    undecoded: Undecoded = {}
+    nothing = wire.Recipient("")
+    for index, one in enumerate(posted.recipients):
+        try:
+            recipients.append(decoding.decode(bytes(one), wire.decode_recipient))
+        except Problem as problem:
+            errors = problem.errors
+            fault = errors[0] if errors else FieldError("", problem.code, problem.detail)
+            assert isinstance(fault, FieldError)
+            undecoded[index] = fault
+            recipients.append(nothing)
+    fields = {name: getattr(posted, name) for name in wire.BatchTerms.__struct_fields__}
+    return wire.PostBatch(recipients=recipients, **fields), undecoded
+
+
+def _demand_count(count: int) -> None:
+    if count > limits.MAX_RECIPIENTS:
+        raise field_problem(
+            "/recipients", "too_many_recipients", f"a batch has at most {limits.MAX_RECIPIENTS} recipients"
+        )
+
+
+async def _add_all(drafting: Drafting, recipients: Sequence[wire.Recipient], undecoded: Undecoded) -> None:
+    step = limits.ROWS_A_STRETCH
+    for start in range(0, len(recipients), step):
+        if undecoded:
+            for index in range(start, min(start + step, len(recipients))):
+                fault = undecoded.get(index)
+                if fault is None:
+                    drafting.add(recipients[index : index + 1], index)
+                else:
+                    refused = Refused(fault.pointer, fault.code, fault.detail)
+                    drafting.reject(index, "/recipients", refused)
+        else:
+            drafting.add(recipients[start : start + step], start)
+        await asyncio.sleep(0)
+
+
+def new_batch(
+    posted: wire.BatchTerms, terms: Terms, batch_id: bytes, now_s: float, extra: dict[str, object] | None
+) -> NewBatch:
+    """The batch's row, running and empty."""
+    settings = dict(extra or {})
+    if terms.retry_unknown:
+        settings["retry_unknown"] = True
+    if terms.test:
+        settings["test"] = True
+    return NewBatch(
+        id=batch_id,
+        tenant_id=terms.tenant_id,
+        name=posted.name,
+        campaign=posted.campaign,
+        category=terms.category,
+        sender=terms.sender,
+        body=terms.body,
+        template=terms.template,
+        priority=terms.priority,
+        state=BatchState.running,
+        total=0,
+        rejected=0,
+        scheduled_at=terms.scheduled_at,
+        expires_at=terms.expires_at,
+        settings=settings,
+        created_at=now_s,
+    )
+
+
+def answer_of(batch: NewBatch, rejected: Sequence[wire.Rejection]) -> bytes:
+    """The 202 of a batch."""
+    name = ids.text(batch.id)
+    url = f"{BATCHES}/{name}"
+    return wire.encode(
+        wire.PostedBatch(
+            id=name,
+            state="running",
+            accepted=batch.total,
+            rejected=list(rejected),
+            rejected_count=batch.rejected,
+            url=url,
+            rejections_url=f"{url}/rejections",
+        )
+    )
+
+
+def rejection_row(rejected: wire.Rejection) -> RejectionRow:
+    """As it is stored."""
+    return RejectionRow(rejected.index, rejected.pointer, rejected.code, rejected.detail)
+
+
+def count_rejected(context: Context, rejected: Sequence[wire.Rejection]) -> None:
+    """Into the metrics."""
+    for one in rejected:
+        context.metrics.rejected[one.code] += 1
+
+
+async def _template(label: str | None, caller: Caller, context: Context) -> StoredTemplate | None:
+    return None if label is None else await context.references.template(caller.tenant_id, label)
+
+
+def _replayed(kept: Kept, wanted: bytes, context: Context) -> Answer:
+    status, stored = judged(kept, wanted)
+    context.metrics.replayed += 1
+    return Answer(status, stored.body, {**stored.headers, REPLAYED: "true"})
+
+
+def _text(header: bytes | None) -> str | None:
+    return None if header is None else header.decode("latin-1")

@@ -1,0 +1,132 @@
+"""The API's process: the app, its lifespan, and the server around it.
+
+Guarantees: at a stop, requests under way are finished and what they accepted is committed; a worker
+process that dies is started again by its parent; nothing is logged per request.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from app import logs
+from app.api import health, posting, problems
+from app.api.auth import Authenticator
+from app.api.context import Context
+from app.api.entrance import Entrance
+from app.api.metrics import Metrics
+from app.api.reference import References
+from app.intake import Intake
+from app.queue.connection import Queue
+from app.settings import Settings
+from app.store.engine import Database
+
+POOL = 10  # connections to PostgreSQL, a process
+STOP_S = 8  # for requests under way at a stop
+GC_THRESHOLD = 50_000  # objects of a request are plain structs: the collector finds nothing in them
+
+DESCRIPTION = """Volley sends texts: it takes messages one by one, in batches and as files, hands each to a
+gateway at a moment and a rate that the rules of its recipient's region allow, and tells what became of it.
+
+Errors are `application/problem+json` (RFC 9457) with a stable `code`. Every POST honours `Idempotency-Key`.
+Lists are paged by opaque cursors."""
+
+HOT = {
+    ("POST", posting.MESSAGES): posting.post_message,
+    ("POST", posting.BATCHES): posting.post_batch,
+}
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app; its context is made when it starts. `settings` name PostgreSQL and Redis."""
+    app = FastAPI(
+        title="Volley",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=partial(_lifespan, settings=settings),
+        redirect_slashes=False,
+    )
+    app.state.schema_head = health.schema_head()
+    problems.install(app)
+    app.add_middleware(Entrance, hot=HOT)
+    for router in _routers():
+        app.include_router(router)
+    return app
+
+
+def _routers() -> Iterable[APIRouter]:
+    """Ours, and those of the resources."""
+    yield health.router
+    resources = importlib.util.find_spec("app.api.resources")
+    if resources is not None and resources.origin is not None:
+        from app.api.resources import routers  # noqa: PLC0415
+
+        yield from routers
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    if settings.database_url is None or settings.redis_url is None:
+        raise ValueError("the API needs a database_url and a redis_url")
+    database = Database(settings.database_url, pool=POOL, name="volley api")
+    queue = Queue(settings.redis_url)
+    intake = Intake(database, queue)
+    app.state.context = Context(
+        settings=settings,
+        database=database,
+        queue=queue,
+        authenticator=Authenticator(database, time.monotonic),
+        references=References(database, time.monotonic),
+        intake=intake,
+        metrics=Metrics(intake),
+    )
+    intake.start()
+    try:
+        yield
+    finally:
+        await intake.stop()
+        await queue.close()
+        await database.dispose()
+
+
+def worker_app(settings: Settings) -> FastAPI:
+    """The app of one worker process."""
+    logs.configure("api", settings.log_level)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
+    return create_app(settings)
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Blocks."""
+    logs.configure("api", settings.log_level)
+    config = uvicorn.Config(
+        partial(worker_app, settings),
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=STOP_S,
+        workers=settings.api_workers,
+        h11_max_incomplete_event_size=None,
+    )
+    if settings.api_workers == 1:
+        uvicorn.Server(config).run()
+        return
+    socket = config.bind_socket()
+    Multiprocess(config, target=uvicorn.Server(config).run, sockets=[socket]).run()

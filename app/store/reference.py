@@ -1,0 +1,25 @@
+"""What acceptance looks up: region prefixes and templates."""
+
+from __future__ import annotations
+
+import asyncpg
+
+
+async def region_prefixes(driver: asyncpg.Connection) -> list[tuple[str, list[str]]]:
+    """(region, number prefixes) of the regions that are finer than a country."""
+    rows = await driver.fetch("SELECT code, prefixes FROM regions WHERE prefixes <> '{}' ORDER BY code")
+    return [(row["code"], row["prefixes"]) for row in rows]
+
+
+async def template(
+    driver: asyncpg.Connection, tenant_id: int, name: str, version: int | None
+) -> tuple[int, str] | None:
+    """(version, body) of a tenant's template that isn't archived: that version, or the newest."""
+    row = await driver.fetchrow(
+        "SELECT version, body FROM templates WHERE tenant_id = $1 AND name = $2 "
+        "AND ($3::int IS NULL OR version = $3) AND archived_at IS NULL ORDER BY version DESC LIMIT 1",
+        tenant_id,
+        name,
+        version,
+    )
+    return (row["version"], row["body"]) if row else None
