@@ -101,7 +101,7 @@ class Sandbox:
         """Send a text from a person; gives the number of its parts. Raises ValueError."""
         self._reference = (self._reference + 1) % 256
         name = system_id or next(iter(self.smsc.accounts), next(iter(self.settings.users)))
-        return self.smsc.inbound(name, sender, to, text, self._reference, time.monotonic())
+        return self.smsc.inbound(name, sender, to, text, reference=self._reference, now=time.monotonic())
 
     def cut_all(self) -> int:
         """Drop every connection; gives how many there were."""

@@ -38,6 +38,7 @@ _THROTTLED = STATUS_BY_NAME["ESME_RTHROTTLED"]
 _UDHI, _RECEIPT = 0x40, 0x04
 _WANTS_RECEIPT = 0x03  # registered_delivery, bits 1 and 0 (5.2.17)
 _ENROUTE_AHEAD_S = 1.0
+_OVER_RATE = Fate(status=_THROTTLED)
 
 
 class Delivery(msgspec.Struct, gc=False):
@@ -137,6 +138,7 @@ class Smsc:
         self._states: list[str] = []
         self._weights: list[float] = []
         self._sole_state = ""
+        self._usual_receipts = False
         self.change({})
 
     # --- run-time control --------------------------------------------------------------------------
@@ -147,7 +149,12 @@ class Smsc:
         if "cut_at" in changes or "cut_every" in changes:
             self._until_cut = self.behaviour.cut_at or self.behaviour.cut_every
         self._states, self._weights = list(self.behaviour.mix), list(self.behaviour.mix.values())
-        self._sole_state = self._states[0] if len(self._states) == 1 else ""
+        self._sole_state = self._states[0]
+        faults = msgspec.structs.replace(
+            self.behaviour, receipt_jitter_s=0, early=0, late=0, doubled=0, lost=0, per="segment"
+        )
+        # No fault to be decided for each receipt: most runs, and the fast way through `_schedule`.
+        self._usual_receipts = faults == self.behaviour and len(self._states) == 1
 
     def reset(self) -> None:
         """Counters, ledger and behaviour as at the start; what is under way stays."""
@@ -164,7 +171,7 @@ class Smsc:
             account = self.accounts[system_id] = Account(system_id)
         return account
 
-    def inbound(self, system_id: str, sender: str, to: str, text: str, reference: int, now: float) -> int:
+    def inbound(self, system_id: str, sender: str, to: str, text: str, *, reference: int, now: float) -> int:
         """Queue a text from a person; gives the number of its parts. Raises ValueError."""
         cut = segment(text)
         account = self.account(system_id)
@@ -201,9 +208,9 @@ class Smsc:
         answers: list[bytes] = []
         cut = False
         for position, (sequence, message) in enumerate(submits):
-            fate = self._fate(message) if position < admitted else Fate(status=_THROTTLED)
-            cut = self._cuts()
-            answered = fate.answered and not cut and not self._drops()
+            fate = self._fate(message) if position < admitted else _OVER_RATE
+            cut = self._until_cut > 0 and self._cuts()
+            answered = fate.answered and not cut and not (behaviour.drop_answers and self._drops())
             message_id = ""
             if fate.status:
                 counters.refused += 1
@@ -245,8 +252,6 @@ class Smsc:
         return ORDINARY
 
     def _cuts(self) -> bool:
-        if not self._until_cut:
-            return False
         self._until_cut -= 1
         if self._until_cut:
             return False
@@ -254,8 +259,7 @@ class Smsc:
         return True
 
     def _drops(self) -> bool:
-        share = self.behaviour.drop_answers
-        return bool(share) and self._random.random() < share
+        return self._random.random() < self.behaviour.drop_answers
 
     def _answer(self, peer: Peer, answers: list[bytes], now: float) -> None:
         behaviour = self.behaviour
@@ -272,15 +276,20 @@ class Smsc:
 
     # --- receipts --------------------------------------------------------------------------------------
 
-    def _schedule(
+    def _schedule(  # noqa: PLR0917 - called for each submit
         self, account: Account, number: int, message: pdu.Message, fate: Fate, now: float, wall: float
     ) -> None:
         behaviour, chance = self.behaviour, self._random.random
+        if self._usual_receipts and fate is ORDINARY:
+            self.later.add(
+                now + behaviour.receipt_delay_s, Receipt(account, number, message, self._sole_state, wall)
+            )
+            return
         if behaviour.per == "message" and not _is_last_part(message):
             return
         if behaviour.lost and chance() < behaviour.lost:
             return
-        states = fate.states or (self._sole_state or self._random.choices(self._states, self._weights)[0],)
+        states = fate.states or (self._random.choices(self._states, self._weights)[0],)
         receipts = [Receipt(account, number, message, state, wall) for state in states]
         if fate.doubled or (behaviour.doubled and chance() < behaviour.doubled):
             receipts *= 2
@@ -317,14 +326,17 @@ class Smsc:
         if behaviour.receipt_form != "text":
             tlvs = pdu.tlv(pdu.TLV_RECEIPTED_MESSAGE_ID, number + b"\x00")
             tlvs += pdu.tlv(pdu.TLV_MESSAGE_STATE, bytes((state,)))
-        return pdu.submit_sm_body(
-            pdu.address(message.dest_ton, message.dest_npi, message.destination),
-            pdu.address(message.source_ton, message.source_npi, message.source),
-            0,
-            text,
+        return b"\x00%c%c%b\x00%c%c%b\x00%c\x00\x00\x00\x00\x00\x00\x00\x00%c%b%b" % (
+            message.dest_ton,
+            message.dest_npi,
+            message.destination,
+            message.source_ton,
+            message.source_npi,
+            message.source,
             _RECEIPT,
-            registered_delivery=0,
-            tlvs=tlvs,
+            len(text),
+            text,
+            tlvs,
         )
 
     def _date(self, wall: float) -> bytes:

@@ -121,8 +121,8 @@ def parse(name: str, url: str, settings: Mapping[str, Any]) -> Config:
             1,
             config.system_id,
             config.password,
-            config.options.system_type,
-            config.options.address_range,
+            system_type=config.options.system_type,
+            address_range=config.options.address_range,
         )
         refusals(config.options.status)
     except msgspec.ValidationError as error:

@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
     """From connecting to closed, once. `closed` is set when nothing more will come of it."""
 
     def __init__(
-        self, name: str, kind: str, config: Config, owner: Owner, pacer: Pacer, clock: Callable[[], float]
+        self, kind: str, config: Config, owner: Owner, pacer: Pacer, clock: Callable[[], float]
     ) -> None:
         self.session = Session(kind, config.timers, clock())
         self.settled = asyncio.Event()  # bound or closed
@@ -72,7 +72,6 @@ class Connection(asyncio.Protocol):
         self.error = ""
         self.useful = False  # some submit was answered: worth reconnecting at once
         self.unanswered = 0
-        self._name = name
         self._config = config
         self._owner = owner
         self._pacer = pacer

@@ -77,7 +77,7 @@ class Encoder:
                 return _TOO_LONG
             body = pdu.submit_sm_body(source, destination, coding, part, 0, validity, registered, service)
             return [(0, body)]
-        return self._long(submission, parts, source, destination, coding, validity)
+        return self._long(submission, parts, source, destination, coding=coding, validity=validity)
 
     def _long(
         self,
@@ -85,6 +85,7 @@ class Encoder:
         parts: tuple[bytes, ...],
         source: bytes,
         destination: bytes,
+        *,
         coding: int,
         validity: bytes,
     ) -> list[tuple[int, bytes]] | Rejected:

@@ -80,7 +80,7 @@ class Link:
         """One connection from start to end; whether it was a good one."""
         gateway, config = self._gateway, self._config
         self.set_state("connecting")
-        connection = Connection(self.name, self.kind, config, gateway, self.pacer, gateway.clock)
+        connection = Connection(self.kind, config, gateway, self.pacer, gateway.clock)
         try:
             async with asyncio.timeout(config.options.connect_timeout_s):
                 await asyncio.get_running_loop().create_connection(

@@ -107,7 +107,7 @@ def address(ton: int, npi: int, digits: bytes) -> bytes:
     return b"%c%c%b\x00" % (ton, npi, digits)
 
 
-def submit_sm_body(
+def submit_sm_body(  # noqa: PLR0917 - hot: keywords would cost a fifth of it
     source: bytes,
     destination: bytes,
     data_coding: int,
@@ -261,6 +261,7 @@ def bind(
     sequence: int,
     system_id: str,
     password: str,
+    *,
     system_type: str = "",
     address_range: str = "",
     ton: int = 0,

@@ -93,6 +93,25 @@ class Lost(msgspec.Struct, frozen=True, gc=False):
 Event = Bound | Closed | Answered | Delivered | Lost
 
 
+class _Reading(msgspec.Struct, gc=False):
+    """What one read gives, before it becomes events."""
+
+    answers: list[tuple[Any, int, bytes | None]]
+    messages: list[tuple[int, int, pdu.Message]]
+    events: list[Event]
+
+    def in_order(self) -> list[Event]:
+        """Answers before receipts, which may speak of them; what ends the session comes last."""
+        ordered: list[Event] = []
+        if self.events and isinstance(self.events[0], Bound):
+            ordered.append(self.events.pop(0))
+        if self.answers:
+            ordered.append(Answered(self.answers))
+        if self.messages:
+            ordered.append(Delivered(self.messages))
+        return ordered + self.events
+
+
 class Counters(msgspec.Struct):
     """What went by, for the metrics; plain ints."""
 
@@ -137,7 +156,10 @@ class Session:
     def bind(self, system_id: str, password: str, system_type: str, address_range: str) -> None:
         """Queue the bind PDU (4.1)."""
         sequence = self._next_sequence()
-        self._out.append(pdu.bind(self.kind, sequence, system_id, password, system_type, address_range))
+        unit = pdu.bind(
+            self.kind, sequence, system_id, password, system_type=system_type, address_range=address_range
+        )
+        self._out.append(unit)
 
     def submit(self, segments: Iterable[tuple[Any, bytes]], now: float) -> None:
         """Queue a submit_sm for each (token, body); the body comes from `pdu.submit_sm_body`."""
@@ -176,15 +198,14 @@ class Session:
             return []
         buffer = self._tail + data if self._tail else data
         self._heard, self._enquired = now, None
-        events: list[Event] = []
-        answers: list[tuple[Any, int, bytes | None]] = []
-        messages: list[tuple[int, int, pdu.Message]] = []
+        reading = _Reading([], [], [])
+        answers, messages = reading.answers, reading.messages
         position, end = 0, len(buffer)
         unpack, pop = pdu.HEADER.unpack_from, self.pending.pop
         while end - position >= 16 and self.state is not State.CLOSED:
             length, command, status, sequence = unpack(buffer, position)
             if not 16 <= length <= pdu.MAX_PDU_OCTETS:
-                self._lose_framing(events)
+                self._lose_framing(reading.events)
                 break
             stop = position + length
             if stop > end:
@@ -205,10 +226,10 @@ class Session:
                 else:
                     messages.append((sequence, command, message))
             else:
-                self._dispatch(command, status, sequence, buffer[position:stop], events, answers, messages)
+                self._dispatch(command, status, sequence, buffer[position:stop], reading)
             position = stop
         self._tail = buffer[position:] if self.state is not State.CLOSED else b""
-        return self._in_order(answers, messages, events)
+        return reading.in_order()
 
     def tick(self, now: float) -> list[Event]:
         """Timers; to be called several times a second. O(1) but for what has timed out."""
@@ -243,22 +264,6 @@ class Session:
 
     def _change(self, signal: Signal) -> None:
         self.state = _TRANSITIONS[self.state, signal]
-
-    @staticmethod
-    def _in_order(
-        answers: list[tuple[Any, int, bytes | None]],
-        messages: list[tuple[int, int, pdu.Message]],
-        events: list[Event],
-    ) -> list[Event]:
-        """Answers before receipts, which may speak of them; what ends the session comes last."""
-        ordered: list[Event] = []
-        if events and isinstance(events[0], Bound):
-            ordered.append(events.pop(0))
-        if answers:
-            ordered.append(Answered(answers))
-        if messages:
-            ordered.append(Delivered(messages))
-        return ordered + events
 
     def _message_id(self, buffer: bytes, start: int, stop: int) -> bytes | None:
         try:
@@ -299,20 +304,11 @@ class Session:
         self.counters.malformed += 1
         self._out.append(pdu.frame(command | pdu.RESPONSE_BIT, sequence, b"\x00", status))
 
-    def _dispatch(
-        self,
-        command: int,
-        status: int,
-        sequence: int,
-        unit: bytes,
-        events: list[Event],
-        answers: list[tuple[Any, int, bytes | None]],
-        messages: list[tuple[int, int, pdu.Message]],
-    ) -> None:
+    def _dispatch(self, command: int, status: int, sequence: int, unit: bytes, reading: _Reading) -> None:
         """Everything but submit_sm_resp and deliver_sm."""
         handler = _HANDLERS[self.state].get(command)
         if handler is not None:
-            handler(self, status, sequence, unit, events, answers, messages)
+            handler(self, status, sequence, unit, reading)
         elif command & pdu.RESPONSE_BIT:
             self.counters.stray_answers += 1
         elif command in _KNOWN_REQUESTS:
@@ -322,70 +318,52 @@ class Session:
             self.counters.unknown_commands += 1
             self._out.append(pdu.generic_nack(sequence, pdu.ESME_RINVCMDID))
 
-    def _on_bind_resp(self, status: int, _sequence: int, _unit: bytes, events: list[Event], *_: Any) -> None:
+    # Handlers are called with (command_status, sequence_number, whole PDU, what this read gave so far).
+
+    def _on_bind_resp(self, status: int, _sequence: int, _unit: bytes, reading: _Reading) -> None:
         if status:
             self._change(Signal.BIND_REFUSED)
-            events += self._give_up(Closed("bind refused", status), "connection_lost")
+            reading.events += self._give_up(Closed("bind refused", status), "connection_lost")
         else:
             self._change(Signal.BIND_ACCEPTED)
-            events.append(Bound())
+            reading.events.append(Bound())
 
-    def _on_enquire_link(self, _status: int, sequence: int, *_: Any) -> None:
+    def _on_nack_of_bind(self, status: int, _sequence: int, _unit: bytes, reading: _Reading) -> None:
+        self.counters.nacks += 1
+        self._change(Signal.BIND_REFUSED)
+        reading.events += self._give_up(Closed("bind refused", status), "connection_lost")
+
+    def _on_enquire_link(self, _status: int, sequence: int, _unit: bytes, _reading: _Reading) -> None:
         self._out.append(pdu.frame(pdu.ENQUIRE_LINK_RESP, sequence))
 
-    def _on_enquire_link_resp(self, *_: Any) -> None:
+    def _on_enquire_link_resp(self, _status: int, _sequence: int, _unit: bytes, _reading: _Reading) -> None:
         """Any byte heard is an answer: see `receive`."""
 
-    def _on_unbind(self, _status: int, sequence: int, _unit: bytes, events: list[Event], *_: Any) -> None:
+    def _on_unbind(self, _status: int, sequence: int, _unit: bytes, reading: _Reading) -> None:
         self._out.append(pdu.frame(pdu.UNBIND_RESP, sequence))
         self._change(Signal.UNBOUND)
-        events += self._give_up(Closed("unbound by the SMSC"), "connection_lost")
+        reading.events += self._give_up(Closed("unbound by the SMSC"), "connection_lost")
 
-    def _on_unbind_resp(
-        self, _status: int, _sequence: int, _unit: bytes, events: list[Event], *_: Any
-    ) -> None:
+    def _on_unbind_resp(self, _status: int, _sequence: int, _unit: bytes, reading: _Reading) -> None:
         self._change(Signal.UNBOUND)
-        events += self._give_up(Closed("unbound"), "connection_lost")
+        reading.events += self._give_up(Closed("unbound"), "connection_lost")
 
-    def _on_generic_nack(
-        self,
-        status: int,
-        sequence: int,
-        _unit: bytes,
-        _events: list[Event],
-        answers: list[tuple[Any, int, bytes | None]],
-        *_: Any,
-    ) -> None:
+    def _on_generic_nack(self, status: int, sequence: int, _unit: bytes, reading: _Reading) -> None:
         """4.3: refuses the PDU of that sequence. Without a status it says nothing of its fate."""
         self.counters.nacks += 1
         entry = self.pending.pop(sequence, None)
         if entry is not None:
-            answers.append((entry[0], status, None if status == 0 else b""))
+            reading.answers.append((entry[0], status, b"" if status else None))
 
-    def _on_nack_of_bind(
-        self, status: int, _sequence: int, _unit: bytes, events: list[Event], *_: Any
-    ) -> None:
-        self.counters.nacks += 1
-        self._change(Signal.BIND_REFUSED)
-        events += self._give_up(Closed("bind refused", status), "connection_lost")
-
-    def _on_data_sm(
-        self,
-        _status: int,
-        sequence: int,
-        unit: bytes,
-        _events: list[Event],
-        _answers: list[tuple[Any, int, bytes | None]],
-        messages: list[tuple[int, int, pdu.Message]],
-    ) -> None:
+    def _on_data_sm(self, _status: int, sequence: int, unit: bytes, reading: _Reading) -> None:
         try:
             message = pdu.read_data_sm(unit)
         except pdu.Malformed as error:
             self._refuse_delivery(pdu.DATA_SM, sequence, error.status)
         else:
-            messages.append((sequence, pdu.DATA_SM, message))
+            reading.messages.append((sequence, pdu.DATA_SM, message))
 
-    def _on_alert_notification(self, _status: int, sequence: int, unit: bytes, *_: Any) -> None:
+    def _on_alert_notification(self, _status: int, sequence: int, unit: bytes, _reading: _Reading) -> None:
         """4.12: has no answer; we asked for none, so it is only checked."""
         try:
             pdu.parse(unit)
