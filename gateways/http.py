@@ -16,10 +16,11 @@ Guarantees:
 * Never more requests at once than `concurrency`; no queue behind it.
 
 A text of several segments is one request with the whole text: the provider splits it, and
-each segment gets the same outcome, with the same gateway_message_id. A mask that asks for
-some of the segments only can't be said over HTTP: `Rejected("partial_unsupported")`, and
-nothing is sent. Credit is counted in segments, so a text with more of them than
-`concurrency` never gets credit enough.
+each segment gets the same outcome, with the same gateway_message_id; where a provider names
+its parts, it gives a list, in order (a short list's last outcome stands for the rest). A
+mask that asks for some of the segments only can't be said over HTTP:
+`Rejected("partial_unsupported")`, and nothing is sent. Credit is counted in segments, so a
+text with more of them than `concurrency` never gets credit enough.
 
 HTTP has no bind: `open` makes the session, and the one `BindStatus` says whether the last
 connection could be made. After a failed one no credit is given for a while, longer each time.
@@ -38,8 +39,9 @@ import select
 import socket
 import ssl
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import aiohttp
 import aiohttp.abc
@@ -82,7 +84,7 @@ class _Attempt:
         self.submission = submission
         self.phase = _Phase.CONNECT
         self.deadline: asyncio.Timeout | None = None
-        self.reused = False  # the connection came from the pool
+        self.reused = False  # the connection has carried a request before
         self.obstacle: Literal["", "closed", "late"] = ""  # why the body was not written
 
 
@@ -106,10 +108,11 @@ class _Body(aiohttp.BytesPayload):
     before `writer.write` below not one byte is out.
     """
 
-    def __init__(self, attempt: _Attempt, dsn: Dsn, value: bytes) -> None:
+    def __init__(self, attempt: _Attempt, dsn: Dsn, used: weakref.WeakSet[Any], value: bytes) -> None:
         super().__init__(value)
         self._attempt = attempt
         self._dsn = dsn
+        self._used = used
         self.revoked = False
 
     async def write_with_length(
@@ -118,7 +121,9 @@ class _Body(aiohttp.BytesPayload):
         attempt, dsn = self._attempt, self._dsn
         if self.revoked or attempt.phase is not _Phase.CONNECT:
             raise _NotWritten
-        if _is_dead(writer, attempt.reused):
+        connection = cast(Any, writer).protocol
+        attempt.reused = connection in self._used
+        if _is_dead(connection, attempt.reused):
             attempt.obstacle = "closed"
             raise _NotWritten
         if time.monotonic() >= attempt.submission.send_before:
@@ -126,6 +131,7 @@ class _Body(aiohttp.BytesPayload):
             raise _NotWritten
         assert attempt.deadline is not None
         now = asyncio.get_running_loop().time()
+        self._used.add(connection)
         attempt.phase = _Phase.SEND
         attempt.deadline.reschedule(now + dsn.send_s)
         await writer.write(self._value)
@@ -134,18 +140,18 @@ class _Body(aiohttp.BytesPayload):
         attempt.deadline.reschedule(asyncio.get_running_loop().time() + dsn.answer_s)
 
 
-def _is_dead(writer: Any, reused: bool) -> bool:
+def _is_dead(connection: Any, reused: bool) -> bool:
     """Is the connection closed or, on one from the pool, is there something to read already?
 
     An idle connection has nothing to say: readable means a close, or an answer to a question
     that was never asked and that would be taken for ours.
     """
-    transport = writer.transport
+    transport = connection.transport
     if transport is None or transport.is_closing():
         return True
     if not reused:
         return False
-    if writer.protocol.should_close:  # aiohttp has read it already
+    if connection.should_close:  # aiohttp has read it already
         return True
     sock = transport.get_extra_info("socket")
     if sock is None:
@@ -186,7 +192,7 @@ class HttpGateway:
         dsn: Dsn,
         sink: Sink,
         request: Callable[[Submission], HttpRequest],
-        outcome: Callable[[int, Mapping[str, str], bytes], Outcome],
+        outcome: Callable[[int, Mapping[str, str], bytes], Outcome | list[Outcome]],
         *,
         resolver: aiohttp.abc.AbstractResolver | None = None,
     ) -> None:
@@ -198,10 +204,11 @@ class HttpGateway:
         self._resolver = resolver
         self._ssl = ssl.create_default_context(cafile=dsn.ca_file) if dsn.ca_file else True
         self._session: aiohttp.ClientSession | None = None
+        self._used: weakref.WeakSet[Any] = weakref.WeakSet()  # connections that carried a request
         self._closing = False
         self._reserved = 0  # segments of credit given and not submitted yet
         self._in_flight = 0  # segments submitted and without outcome
-        self._tasks: dict[asyncio.Task[Outcome], _Attempt] = {}
+        self._tasks: dict[asyncio.Task[Outcome | list[Outcome]], _Attempt] = {}
         self._unreported: list[tuple[Submission, int, Outcome]] = []
         self._pause: asyncio.TimerHandle | None = None
         self._pause_s = FIRST_PAUSE_S
@@ -218,8 +225,6 @@ class HttpGateway:
         if self._session is not None or binds <= 0:
             return
         self._closing = False
-        reuse = aiohttp.TraceConfig()
-        reuse.on_connection_reuseconn.append(_mark_reused)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=self._dsn.concurrency,
@@ -234,7 +239,6 @@ class HttpGateway:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # ours: `_Attempt.deadline`
             auto_decompress=False,
             trust_env=False,
-            trace_configs=[reuse],
         )
         self._since = time.time()
         self._sink.ready()
@@ -317,7 +321,7 @@ class HttpGateway:
             return Retry("send_before_passed", sent=False)
         return None
 
-    async def _send(self, attempt: _Attempt) -> Outcome:
+    async def _send(self, attempt: _Attempt) -> Outcome | list[Outcome]:
         try:
             request = self._request(attempt.submission)
             async with asyncio.timeout(self._dsn.connect_s) as attempt.deadline:
@@ -344,7 +348,7 @@ class HttpGateway:
         """
         assert self._session is not None
         attempt.reused, attempt.obstacle = False, ""
-        body = _Body(attempt, self._dsn, request.body)
+        body = _Body(attempt, self._dsn, self._used, request.body)
         try:
             async with self._session.request(
                 request.method,
@@ -352,7 +356,6 @@ class HttpGateway:
                 data=body,
                 headers=request.headers,
                 allow_redirects=False,
-                trace_request_ctx=attempt,
             ) as response:
                 if attempt.phase is _Phase.CONNECT:  # the answer to nothing: it lay in the connection
                     response.close()
@@ -365,10 +368,10 @@ class HttpGateway:
         finally:
             body.revoked = True  # whatever still runs in aiohttp: from here on nothing leaves
 
-    def _finished(self, task: asyncio.Task[Outcome]) -> None:
+    def _finished(self, task: asyncio.Task[Outcome | list[Outcome]]) -> None:
         """The one place where a request's outcome is reported: also for a task that never began."""
         attempt = self._tasks.pop(task)
-        outcome: Outcome
+        outcome: Outcome | list[Outcome]
         if task.cancelled():
             outcome = _failed(attempt, "connection_lost", "closed")
         elif (exc := task.exception()) is not None:
@@ -385,7 +388,7 @@ class HttpGateway:
         self._note_health(attempt, outcome)
         self._report(attempt.submission, outcome)
 
-    def _note_health(self, attempt: _Attempt, outcome: Outcome) -> None:
+    def _note_health(self, attempt: _Attempt, outcome: Outcome | list[Outcome]) -> None:
         """No credit for a while after a connection that couldn't be made; what has begun goes on."""
         if attempt.phase is not _Phase.CONNECT:
             if self._error:
@@ -404,22 +407,22 @@ class HttpGateway:
         self._pause = None
         self._sink.ready()
 
-    def _report(self, submission: Submission, outcome: Outcome) -> None:
+    def _report(self, submission: Submission, outcome: Outcome | list[Outcome]) -> None:
         """Collect what one turn of the event loop gives, so that the sink is called once for it."""
         if not self._unreported:
             asyncio.get_running_loop().call_soon(self._flush)
         mask = submission.mask
-        self._unreported += [(submission, i, outcome) for i in range(mask.bit_length()) if mask >> i & 1]
+        outcomes = outcome if isinstance(outcome, list) else [outcome]
+        last = len(outcomes) - 1
+        self._unreported += [
+            (submission, i, outcomes[min(i, last)]) for i in range(mask.bit_length()) if mask >> i & 1
+        ]
 
     def _flush(self) -> None:
         batch, self._unreported = self._unreported, []
         if batch:
             self._sink.outcomes(batch)
             self._sink.ready()
-
-
-async def _mark_reused(_session: object, context: Any, _params: object) -> None:
-    context.trace_request_ctx.reused = True
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

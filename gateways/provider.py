@@ -5,6 +5,7 @@ A provider (`gateways/twilio.py`) is one small file of functions on its own pars
     parse(name, url, settings) -> S                             ValueError: one line that names the wrong key
     request(s: S, submission) -> HttpRequest
     outcome(s: S, status, headers, body) -> Outcome             header names are lower-case
+                                     or -> list[Outcome]        one a part, not empty, where it names them
     receive(s: S, method, url, headers, body) -> list[Receipt | Inbound]    BadSignature, BadCallback
     reply(s: S) -> HttpReply                                    what a stored callback is answered with
     build(name, url, settings, sink) -> Gateway                 an `HttpGateway` around the first three
@@ -233,6 +234,19 @@ def form_fields(data: bytes | str) -> list[tuple[str, str]]:
         return parse_qsl(decoded, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
     except ValueError:  # UnicodeDecodeError is one
         raise BadCallback("the form can't be read") from None
+
+
+def form_encode(fields: Iterable[tuple[str, str]]) -> str:
+    """A form or query (URL standard, section 5) in UTF-8, several times as fast as urllib."""
+    return "&".join([f"{_form_quote(name)}={_form_quote(value)}" for name, value in fields])
+
+
+def _form_quote(value: str) -> str:
+    return value.encode().decode("latin-1").translate(_FORM)
+
+
+# Each byte as a form writes it.
+_FORM = ["+" if b == 0x20 else quote(bytes([b]), safe="") for b in range(256)]
 
 
 def json_value(body: bytes) -> object:

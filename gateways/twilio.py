@@ -29,7 +29,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -54,6 +54,7 @@ from gateways.provider import (
     HttpRequest,
     by_status,
     digits,
+    form_encode,
     form_fields,
     international,
     parse_dsn,
@@ -222,7 +223,7 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
             "Content-Type": "application/x-www-form-urlencoded",
             "Accept": "application/json",
         },
-        urlencode(fields).encode(),
+        form_encode(fields.items()).encode(),
     )
 
 

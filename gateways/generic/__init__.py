@@ -77,7 +77,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import cast
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -114,6 +114,7 @@ from gateways.provider import (
     HttpRequest,
     by_status,
     digits,
+    form_encode,
     form_fields,
     international,
     json_value,
@@ -144,7 +145,7 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
         return HttpRequest(
             settings.method, url, {"Content-Type": JSON, **headers}, msgspec.json.encode(present)
         )
-    encoded = urlencode([(key, _string(value)) for key, value in present.items()])
+    encoded = form_encode((key, _string(value)) for key, value in present.items())
     if settings.content_type == FORM:
         return HttpRequest(settings.method, url, {"Content-Type": FORM, **headers}, encoded.encode())
     return HttpRequest(settings.method, f"{url}?{encoded}", headers)

@@ -404,7 +404,7 @@ async def test_a_pooled_connection_is_looked_at_in_the_kernel(event):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         _, writer = await asyncio.open_connection(*listener.getsockname())
         peer, _ = listener.accept()
-        connection = SimpleNamespace(transport=writer.transport, protocol=SimpleNamespace(should_close=False))
+        connection = SimpleNamespace(transport=writer.transport, should_close=False)
         assert not http._is_dead(connection, reused=True)
         if event == "data":
             peer.send(b"H")
