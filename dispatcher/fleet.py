@@ -87,11 +87,15 @@ class Fleet:
             while True:
                 async with self._database.driver() as driver:
                     mine = await bind_slots.share(driver, held.row.id, total, self._lease_id, held.binds)
-                closing = mine < held.binds
-                if mine != held.binds:
-                    await held.gateway.open(mine)
-                    held.binds = mine
-                if not closing:
+                if mine == held.binds:
+                    break
+                fewer = mine < held.binds
+                if held.binds:  # another number of binds is another gateway: the old one drains
+                    await held.gateway.close(DRAIN_S)
+                    held.gateway = make(held.row.name, held.row.url, held.row.settings, self._sink)
+                held.binds = mine
+                await held.gateway.open(mine)
+                if not fewer:
                     break
 
     async def close(self, drain_s: float) -> None:

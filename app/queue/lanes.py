@@ -163,3 +163,13 @@ async def depths(queue: Queue, names: Sequence[str]) -> dict[str, tuple[int, int
         pipe.hlen(_lane_key(queue, lane, "claimed"))
     flat = await queue.execute(pipe)
     return {lane: (flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]) for i, lane in enumerate(names)}
+
+
+async def forget(queue: Queue, items: Iterable[tuple[str, bytes]]) -> None:
+    """Remove parcels that PostgreSQL has closed, whoever holds them; their ids in lists lead to nothing."""
+    pipe = queue.client.pipeline(transaction=False)
+    for lane, parcel_id in items:
+        for part in ("payloads", "meta", "claimed"):
+            pipe.hdel(_lane_key(queue, lane, part), parcel_id)
+        pipe.zrem(_lane_key(queue, lane, "due"), parcel_id)
+    await queue.execute(pipe)

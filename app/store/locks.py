@@ -1,0 +1,10 @@
+"""Every advisory lock of PostgreSQL that Volley takes, so that no two mean the same number."""
+
+MIGRATE = 0x766F6C6C00  # schema changes
+PARTITIONS = 0x766F6C6C01  # making partitions
+BOOTSTRAP = 0x766F6C6C02  # first key, seed and apply
+RULES = 0x766F6C6C03  # shared: a change of the rules; exclusive: a page of the copy
+EPOCH = 0x766F6C6C04  # building Redis' copy
+SWEEPER = 0x766F6C6C05  # the one sweeper
+TENANT_CLASS = 0x766F6C  # with a tenant's number: changes of that tenant's rules
+BINDS_CLASS = 0x766F6D  # with a gateway's number: sharing its binds

@@ -1,0 +1,306 @@
+"""The dispatcher process: wires the parts together, keeps its lease, answers health and metrics, ends in order.
+
+Guarantees: a process whose lease is gone ends (exit code 3) and lets its successor read the journal; SIGTERM
+claims nothing more, waits for the answers in flight, records them, and ends its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import asyncpg
+import uvloop
+from aiohttp import web
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from app.countries.packs import Packs
+from app.queue.connection import Queue, Unavailable
+from app.settings import Settings
+from app.store import config as configuration
+from app.store import dispatch, receipts
+from app.store.engine import Database
+from app.store.webhooks import announce
+from dispatcher import inbound, rebuild, webhooks
+from dispatcher.fleet import Fleet
+from dispatcher.metrics import Metrics
+from dispatcher.policy import Desk
+from dispatcher.receipts import Receiver
+from dispatcher.recorder import Recorder
+from dispatcher.sweeper import Sweeper
+from dispatcher.worker import Dispatcher
+from gateways.base import Inbound, Outcome, Receipt, Submission
+
+HEARTBEAT_S = 1.0
+JOIN_RETRY_S = 0.2
+DRAIN_S = 5.0
+BINDS_EVERY_S = 2.0
+CLOCKS_EVERY_S = 5.0
+MAX_CLOCK_SKEW_S = 2.0
+LEASE_LOST_EXIT = 3
+
+log = logging.getLogger("volley.dispatcher")
+
+
+class Hub:
+    """The sink of every gateway: outcomes to the recorder, receipts to the receiver, texts to the inbox."""
+
+    def __init__(self) -> None:
+        self.dispatcher: Dispatcher | None = None
+        self.recorder: Recorder | None = None
+        self.receiver: Receiver | None = None
+        self.process: Process | None = None
+
+    def outcomes(self, batch: Sequence[tuple[Submission, int, Outcome]]) -> None:
+        assert self.recorder is not None
+        self.recorder.outcomes(batch)
+
+    def ready(self) -> None:
+        if self.dispatcher is not None:
+            self.dispatcher.wake.set()
+
+    async def receipts(self, gateway: str, batch: Sequence[Receipt]) -> None:
+        assert self.receiver is not None
+        assert self.process is not None
+        await self.receiver.take(self.process.gateway_id(gateway), batch)
+
+    async def inbound(self, gateway: str, batch: Sequence[Inbound]) -> None:
+        assert self.process is not None
+        await self.process.take_inbound(gateway, batch)
+
+
+class Process:
+    """One incarnation. `run` returns the exit code."""
+
+    def __init__(self, settings: Settings, database_url: str, redis_url: str) -> None:
+        self.settings = settings
+        self.database = Database(database_url, pool=12, name="volley dispatch")
+        self.queue = Queue(redis_url)
+        self.metrics = Metrics()
+        self.hub = Hub()
+        self.hub.process = self
+        self.exit_code = 0
+        self.stopping = asyncio.Event()
+        self._beaten_at = time.monotonic()
+        self._tasks: list[asyncio.Task[Any]] = []
+
+    def gateway_id(self, name: str) -> int:
+        held = self.fleet.open.get(name)
+        if held is not None:
+            return held.row.id
+        return next(row.id for row in self.fleet.config.gateways if row.name == name)
+
+    async def run(self) -> int:
+        async with self.database.driver() as driver:
+            self.lease_id = await dispatch.open_lease(driver, f"{socket.gethostname()}:{os.getpid()}")
+        metrics, database, queue = self.metrics, self.database, self.queue
+        self.recorder = Recorder(database, queue, self.lease_id, metrics, self._lease_lost)
+        self.receiver = Receiver(database, self.recorder, metrics, announce)
+        self.fleet = Fleet(database, self.hub, self.lease_id)
+        self.dispatcher = Dispatcher(
+            database, queue, self.lease_id, Desk(Packs.load()), self.fleet, self.recorder, metrics
+        )
+        self.hub.recorder, self.hub.receiver = self.recorder, self.receiver
+        self.hub.dispatcher = self.dispatcher
+        self.recorder.start()
+        await self._refresh()
+        runner = await self._serve()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        sweeper = Sweeper(database, queue, self.receiver, metrics, horizon_s=receipts.HORIZON_S)
+        work = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
+        for part in (
+            self._heartbeat(),
+            self._keep_attached(),
+            self._watch_configuration(),
+            self._watch_clocks(),
+            self._share_binds(),
+            sweeper.run(),
+            webhooks.run(database, self.stopping),
+        ):
+            self._start(part)
+        await self.stopping.wait()
+        await self._stop(work)
+        await runner.cleanup()
+        return self.exit_code
+
+    def _start(self, part: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(part)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a part of the dispatcher ended", exc_info=task.exception())
+            self.exit_code = 1
+            self.stopping.set()
+
+    async def _stop(self, work: asyncio.Task[None]) -> None:
+        self.dispatcher.stop()
+        try:
+            await asyncio.wait_for(work, DRAIN_S)
+        except TimeoutError:
+            log.warning("cycles did not end in time")
+        except dispatch.LeaseLost:
+            self.exit_code = LEASE_LOST_EXIT
+        await self.fleet.close(DRAIN_S)
+        if self.exit_code != LEASE_LOST_EXIT:
+            await self.recorder.stop()
+            async with self.database.driver() as driver:
+                await dispatch.end_lease(driver, self.lease_id)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.queue.close()
+        await self.database.dispose()
+
+    def _lease_lost(self) -> None:
+        log.error("this dispatcher was declared dead; it ends")
+        self.exit_code = LEASE_LOST_EXIT
+        self.stopping.set()
+
+    # Its duties
+
+    async def _heartbeat(self) -> None:
+        while True:
+            try:
+                async with self.database.driver() as driver:
+                    await dispatch.beat(driver, self.lease_id)
+                self._beaten_at = time.monotonic()
+            except dispatch.LeaseLost:
+                self._lease_lost()
+                return
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                log.warning("the lease could not be renewed; trying again")
+            self.metrics.gauges["parcels_in_flight"] = float(self.recorder.in_flight)
+            self.metrics.binds = self.fleet.binds()
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _keep_attached(self) -> None:
+        while True:
+            self.dispatcher.lost.clear()
+            try:
+                joined = await rebuild.join(self.database, self.queue)
+            except (OSError, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError):
+                log.warning("PostgreSQL or Redis can't be reached; nothing is handed over meanwhile")
+                joined = False
+            if not joined:
+                await asyncio.sleep(JOIN_RETRY_S)
+                continue
+            self.metrics.gauges["attached"] = 1.0
+            self.dispatcher.attached.set()
+            await self.dispatcher.lost.wait()
+
+    async def _refresh(self) -> None:
+        if await self.fleet.refresh():
+            self.metrics.gateway_names = {row.id: row.name for row in self.fleet.config.gateways}
+
+    async def _watch_configuration(self) -> None:
+        changed = asyncio.Event()
+        while True:
+            try:
+                async with self.database.driver() as driver:
+                    await driver.add_listener(configuration.CHANNEL, lambda *_: changed.set())
+                    while not driver.is_closed():
+                        await self._refresh()
+                        try:
+                            await asyncio.wait_for(changed.wait(), 5.0)
+                        except TimeoutError:
+                            await driver.fetchval("SELECT 1")
+                        changed.clear()
+                        self.dispatcher.wake.set()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                log.warning("the configuration can't be read; the last one holds")
+                await asyncio.sleep(1.0)
+
+    async def _share_binds(self) -> None:
+        while True:
+            await asyncio.sleep(BINDS_EVERY_S)
+            try:
+                await self.fleet.share_binds()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                log.warning("binds can't be shared; those held are kept")
+
+    async def _watch_clocks(self) -> None:
+        """Wall clock against Redis' and PostgreSQL's: past 2 s apart, rule-bound texts wait."""
+        while True:
+            try:
+                skew = await self._skew_s()
+                self.metrics.gauges["clock_skew_seconds"] = skew
+                agree = skew <= MAX_CLOCK_SKEW_S
+                if agree != self.dispatcher.clocks_agree:
+                    log.warning("clocks are %.1f s apart: marketing %s", skew, "goes on" if agree else "waits")
+                self.dispatcher.clocks_agree = agree
+            except (OSError, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                log.info("the clocks could not be compared")
+            await asyncio.sleep(CLOCKS_EVERY_S)
+
+    async def _skew_s(self) -> float:
+        started = time.time()
+        async with self.database.driver() as driver:
+            theirs = (await driver.fetchval("SELECT clock_timestamp()")).timestamp()
+        middle = time.time()
+        seconds, micros = await self.queue.client.time()
+        ended = time.time()
+        database = max(0.0, abs(theirs - (started + middle) / 2) - (middle - started))
+        redis = max(0.0, abs(seconds + micros / 1e6 - (middle + ended) / 2) - (ended - middle))
+        return max(database, redis)
+
+    async def take_inbound(self, gateway: str, batch: Sequence[Inbound]) -> None:
+        for result in await inbound.take(
+            self.database, self.queue, self.gateway_id(gateway), batch, time.time()
+        ):
+            self.metrics.inbound[(gateway, result.action or "none")] += 1
+
+    # Health and metrics
+
+    async def _serve(self) -> web.AppRunner:
+        registry = CollectorRegistry()
+        registry.register(self.metrics)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+
+        async def metrics(_: web.Request) -> web.Response:
+            return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+        async def healthz(_: web.Request) -> web.Response:
+            return web.json_response({"status": "ok"})
+
+        async def readyz(_: web.Request) -> web.Response:
+            bound = sum(b.state == "bound" for b in self.fleet.binds())
+            state = {"attached": self.dispatcher.attached.is_set(), "binds": bound, "lease": self.lease_id}
+            ready = state["attached"] and bound > 0 and not self.stopping.is_set()
+            return web.json_response(state, status=200 if ready else 503)
+
+        app = web.Application()
+        app.add_routes(
+            [web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)]
+        )
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, self.settings.dispatcher_host, self.settings.dispatcher_port).start()
+        return runner
+
+
+def run(settings: Settings) -> None:
+    """The dispatcher role, until SIGTERM. Exits 3 when its lease was lost, 1 when a part failed."""
+    assert settings.database_url
+    assert settings.redis_url
+    database_url, redis_url = settings.database_url, settings.redis_url
+
+    async def main() -> int:
+        return await Process(settings, database_url, redis_url).run()
+
+    code = uvloop.run(main())
+    if code:
+        raise SystemExit(code)
+
+

@@ -1,0 +1,56 @@
+"""A new epoch of Redis' copy, built from PostgreSQL before anything is decided by it.
+
+Guarantee: one builder at a time; nothing is handed over between `start` and `finish`; the old epoch's keys go
+only after the new one stands.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from app import offering, rules
+from app.queue import cleaning
+from app.queue.connection import EpochLost, Queue, Unavailable
+from app.store import epochs, locks
+from app.store.engine import Database
+
+_LOCK = locks.EPOCH
+
+log = logging.getLogger("volley.dispatcher")
+
+
+async def join(database: Database, queue: Queue) -> bool:
+    """Attach to the epoch in force, or build the next one if it does not stand on this server run.
+
+    False: somebody else is building, or Redis can't be reached; try again.
+    """
+    if await offering.attach(database, queue) and await cleaning.is_whole(queue):
+        return True
+    async with database.driver() as driver:
+        if not await driver.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+            return False
+        try:
+            if await offering.attach(database, queue) and await cleaning.is_whole(queue):
+                return True
+            run_id = await queue.run_id()
+            old = (await epochs.current(driver)).epoch
+            epoch = await epochs.start(driver, run_id)
+            log.warning("building epoch %d of Redis' copy from PostgreSQL", epoch)
+            queue.attach(epoch)
+            await queue.load()
+            await rules.load_copy(driver, queue)
+            await cleaning.mark(queue)
+            if await queue.run_id() != run_id or not await epochs.finish(driver, epoch):
+                return False
+            log.warning("epoch %d is whole", epoch)
+        except (EpochLost, Unavailable) as error:
+            log.warning("Redis can't be used yet: %s", error)
+            return False
+        finally:
+            await driver.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+    try:
+        await offering.offer_open(database, queue)
+        await cleaning.drop_epoch(queue, old)
+    except (EpochLost, Unavailable):
+        return False
+    return True

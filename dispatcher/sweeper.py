@@ -1,0 +1,180 @@
+"""What one dispatcher does for all: takes over from the dead, offers what Redis misses, closes, rolls up.
+
+Guarantee: one sweeper at a time (a lock in PostgreSQL); every duty may be late or be done twice without harm.
+A duty that fails is logged and comes again; it does not keep the others from their turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+
+from app.queue import lanes
+from app.queue.connection import EpochLost, Queue, Unavailable
+from app.store import binds, dispatch, idempotency, locks, parcels, partitions, receipts, sweeps
+from app.store.engine import Database
+from dispatcher.metrics import Metrics
+from dispatcher.receipts import Receiver
+from dispatcher.recorder import to_check
+
+_LOCK = locks.SWEEPER
+TICK_S = 0.5
+SILENCE_S = 5.0  # a lease not heard of for so long is dead: heartbeats come every second
+KEEP_IDEMPOTENCY_S = 48 * 3600
+KNOWN_PAGE = 2_000
+
+log = logging.getLogger("volley.dispatcher")
+
+
+class Sweeper:
+    """`run` until cancelled."""
+
+    def __init__(
+        self, database: Database, queue: Queue, receiver: Receiver, metrics: Metrics, *, horizon_s: float
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._receiver = receiver
+        self._metrics = metrics
+        self._horizon_s = horizon_s
+        self._last: dict[str, float] = {}
+        self._duties: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
+            ("retake", 1.0, self._retake),
+            ("roll_up", 1.0, self._roll_up),
+            ("parked", 1.0, self._parked),
+            ("cancelled", 1.0, self._close_cancelled),
+            ("expired", 2.0, self._close_expired),
+            ("offer", 5.0, self._offer_missing),
+            ("accounting", 10.0, self._account),
+            ("unconfirmed", 60.0, self._unconfirmed),
+            ("housekeeping", 3600.0, self._keep_house),
+        )
+
+    async def run(self) -> None:
+        """Hold the lock for as long as the connection lives; without it, ask again."""
+        while True:
+            try:
+                async with self._database.driver() as driver:
+                    if await driver.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+                        try:
+                            await self._lead(driver)
+                        finally:
+                            if not driver.is_closed():
+                                await driver.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                log.warning("the sweeper has lost PostgreSQL; trying again")
+            await asyncio.sleep(TICK_S)
+
+    async def _lead(self, driver: asyncpg.Connection) -> None:
+        while True:
+            await driver.fetchval("SELECT 1")  # still connected, so still the only one
+            for name, every_s, duty in self._duties:
+                now = time.monotonic()
+                if now - self._last.get(name, -every_s) < every_s:
+                    continue
+                self._last[name] = now
+                try:
+                    await duty()
+                except (EpochLost, Unavailable):
+                    log.info("%s waits for Redis", name)
+                except Exception:
+                    log.exception("%s failed; it comes again", name)
+            await asyncio.sleep(TICK_S)
+
+    async def _retake(self) -> None:
+        async with self._database.driver() as driver:
+            for lease_id in await dispatch.silent_leases(driver, SILENCE_S):
+                if await dispatch.end_lease(driver, lease_id):
+                    self._metrics.leases_retaken += 1
+                    log.warning("lease %d is dead: taking over its work", lease_id)
+            for lease_id in await dispatch.ended_with_work(driver):
+                await binds.release(driver, lease_id)
+                await self._take_over(driver, lease_id)
+
+    async def _take_over(self, driver: asyncpg.Connection, lease_id: int) -> None:
+        unknown = back = 0
+        while True:
+            page = await sweeps.retake_page(driver, lease_id, time.time(), to_check)
+            if not page.parcels:
+                break
+            unknown += page.unknown
+            back += len(page.back)
+            await lanes.offer(self._queue, page.back, head=True)
+        claimed = await lanes.retake(self._queue, await lanes.lanes(self._queue), lease_id)
+        await dispatch.close_lease(driver, lease_id)
+        log.warning(
+            "lease %d: %d messages unknown, %d parcels back, %d claims back", lease_id, unknown, back, claimed
+        )
+
+    async def _roll_up(self) -> None:
+        async with self._database.driver() as driver:
+            while await sweeps.roll_up(driver) == sweeps.ROLLUP_PAGE:
+                await asyncio.sleep(0)
+
+    async def _parked(self) -> None:
+        await self._receiver.retry_parked()
+
+    async def _close_cancelled(self) -> None:
+        await self._close(sweeps.close_cancelled)
+
+    async def _close_expired(self) -> None:
+        await self._close(sweeps.close_expired)
+
+    async def _close(self, close: Callable[[asyncpg.Connection, float], Awaitable[list]]) -> None:
+        async with self._database.driver() as driver:
+            while closed := await close(driver, time.time()):
+                await lanes.forget(self._queue, [(p.lane, p.id) for p in closed])
+
+    async def _offer_missing(self) -> None:
+        """PostgreSQL's open parcels against Redis' entries."""
+        after, missing_in_all = bytes(16), 0
+        while True:
+            async with self._database.driver() as driver:
+                page = await parcels.open_ids(
+                    driver, after=after, due_before_s=time.time() + parcels.HORIZON_S, limit=KNOWN_PAGE
+                )
+                if not page:
+                    break
+                by_lane: dict[str, list[bytes]] = {}
+                for parcel_id, lane in page:
+                    by_lane.setdefault(lane, []).append(parcel_id)
+                missing = []
+                for lane, known in by_lane.items():
+                    held = await lanes.known(self._queue, lane, known)
+                    missing += [p for p, there in zip(known, held, strict=True) if not there]
+                if missing:
+                    missing_in_all += len(missing)
+                    await lanes.offer(self._queue, await parcels.open_by_id(driver, missing))
+            after = page[-1][0]
+        self._metrics.accounting["missing_in_redis"] = float(missing_in_all)
+
+    async def _account(self) -> None:
+        async with self._database.driver() as driver:
+            sides = await sweeps.accounting(driver)
+        self._metrics.accounting.update(sides)
+        names = await lanes.lanes(self._queue)
+        self._metrics.lanes = await lanes.depths(self._queue, names) if names else {}
+        self._metrics.accounting["redis_parcels"] = float(
+            sum(total - claimed for total, _, claimed in self._metrics.lanes.values())
+        )
+
+    async def _unconfirmed(self) -> None:
+        after = bytes(16)
+        async with self._database.driver() as driver:
+            while True:
+                _, mark = await sweeps.close_unconfirmed(driver, time.time(), self._horizon_s, after)
+                if mark is None:
+                    break
+                after = mark
+            await receipts.drop_strays(driver, time.time())
+
+    async def _keep_house(self) -> None:
+        async with self._database.driver() as driver:
+            await partitions.ensure(driver, time.time())
+            await idempotency.purge(driver, datetime.now(UTC) - timedelta(seconds=KEEP_IDEMPOTENCY_S))
+            await dispatch.forget_leases(driver)
