@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncpg
 
+from app.store import locks
+
 
 async def share(driver: asyncpg.Connection, gateway_id: int, total: int, lease_id: int, opened: int) -> int:
     """Move towards an equal share: gives the number of binds to have open. Slots of dead leases are free.
@@ -15,7 +17,7 @@ async def share(driver: asyncpg.Connection, gateway_id: int, total: int, lease_i
     that gets fewer than that closes the rest and asks again.
     """
     async with driver.transaction():
-        await driver.execute("SELECT pg_advisory_xact_lock(1986359401, $1)", gateway_id)
+        await driver.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", locks.BINDS_CLASS, gateway_id)
         await driver.execute(
             "DELETE FROM bind_leases b WHERE gateway_id = $1 AND (slot >= $2 OR EXISTS"
             " (SELECT FROM leases l WHERE l.id = b.lease_id AND l.ended_at IS NOT NULL))",

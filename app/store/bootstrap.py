@@ -24,12 +24,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import config_file
 from app.domain.message import Category
-from app.store import audit, config, keys, tables
+from app.store import audit, config, keys, locks, tables
 from app.store.audit import By
 from app.store.config import GATEWAY, REGION, ROUTE, Kind
 from app.store.engine import Database, driver_in
 
-_LOCK = 0x766F6C6C02
+_LOCK = locks.BOOTSTRAP
 ACTOR = "bootstrap"
 T = TypeVar("T")
 

@@ -378,3 +378,19 @@ async def silent_leases(driver: asyncpg.Connection, silence_s: float) -> list[in
         silence_s,
     )
     return [r[0] for r in rows]
+
+
+async def ended_with_work(driver: asyncpg.Connection) -> list[int]:
+    """Leases that are over and not yet closed: their work is still to be taken over."""
+    rows = await driver.fetch("SELECT id FROM leases WHERE ended_at IS NOT NULL AND NOT closed ORDER BY id")
+    return [r[0] for r in rows]
+
+
+async def close_lease(driver: asyncpg.Connection, lease_id: int) -> None:
+    """Nothing is left under this lease."""
+    await driver.execute("UPDATE leases SET closed = true WHERE id = $1", lease_id)
+
+
+async def forget_leases(driver: asyncpg.Connection) -> None:
+    """Leases closed long ago."""
+    await driver.execute("DELETE FROM leases WHERE closed AND ended_at < now() - interval '7 days'")

@@ -10,10 +10,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from app.store import partitions
+from app.store import locks, partitions
 from app.store.engine import Database
 
-_LOCK = 0x766F6C6C00
+_LOCK = locks.MIGRATE
 
 
 def _run(connection: Connection) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncpg
 
 from app.domain import ids
+from app.store import locks
 
 WEEK_S = 7 * 86_400
 WEEKS_AHEAD = 8
 PARTITIONED = ("packs", "lookups", "decisions", "attempts", "outcomes", "finals", "segment_states")
-_LOCK = 0x766F6C6C01
+_LOCK = locks.PARTITIONS
 
 
 def _bound(week: int) -> str:

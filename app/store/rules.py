@@ -1,7 +1,7 @@
 """Suppressions and consents: the book of record, and the events that made them.
 
 Guarantees: every function is one statement, however many rows; each change leaves an event with its evidence
-in the append-only `rule_events`, in the same transaction. A stop by keyword never weakens one that was made for
+in the append-only `rule_events`, in the same transaction. A stop by keyword never weakens one made for
 another reason, so what a START releases is only what a STOP set.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from app.store import locks
 from app.store.intake import signed
 
 KEYWORD = "keyword"  # the source of a stop by text; only these are released by text
@@ -21,8 +22,8 @@ MARKETING = "marketing"  # the purpose of which Redis holds a copy
 
 # Rule changes share _LOCK and a page of the copy takes it alone: a page is read and written to Redis with no
 # change between. Changes of one tenant come one after the other, so Redis sees them in PostgreSQL's order.
-_LOCK = 0x766F6C6C03
-_TENANT_LOCK = 0x766F6C
+_LOCK = locks.RULES
+_TENANT_LOCK = locks.TENANT_CLASS
 
 
 class Suppression(msgspec.Struct, frozen=True):

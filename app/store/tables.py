@@ -227,6 +227,7 @@ leases = Table(
     Column("started_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("ended_at", DateTime(timezone=True)),
+    Column("closed", Boolean, nullable=False, server_default=text("false")),
 )
 
 bind_leases = Table(
@@ -464,6 +465,7 @@ webhook_endpoints = Table(
     Column("secrets", JSONB, nullable=False),
     Column("enabled", Boolean, nullable=False, server_default=text("true")),
     Column("disabled_reason", Text),
+    Column("failing_since", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )
 
@@ -474,6 +476,7 @@ webhook_deliveries = Table(
     Column("tenant_id", Integer, nullable=False),
     Column("endpoint_id", Uuid),
     Column("url", Text),
+    Column("target", Text, nullable=False),
     Column("message_id", Uuid),
     Column("event", Text, nullable=False),
     Column("payload", LargeBinary, nullable=False),

@@ -180,7 +180,8 @@ CREATE TABLE leases (
     name        text NOT NULL,
     started_at  timestamptz NOT NULL DEFAULT now(),
     seen_at     timestamptz NOT NULL DEFAULT now(),
-    ended_at    timestamptz
+    ended_at    timestamptz,
+    closed      boolean NOT NULL DEFAULT false -- its work was taken over
 );
 CREATE TABLE bind_leases (
     gateway_id  smallint NOT NULL REFERENCES gateways,
@@ -369,6 +370,7 @@ CREATE TABLE inbound (
     at          timestamptz NOT NULL
 );
 CREATE INDEX inbound_tenant ON inbound (tenant_id, id);
+CREATE INDEX inbound_gateway_message ON inbound (gateway_message_id, gateway_id) WHERE gateway_message_id <> '';
 """
 
 WEBHOOKS = """
@@ -380,6 +382,7 @@ CREATE TABLE webhook_endpoints (
     secrets     jsonb NOT NULL,               -- [{secret, expires_at}], newest first
     enabled     boolean NOT NULL DEFAULT true,
     disabled_reason text,
+    failing_since timestamptz,                -- the first failure since the last success
     created_at  timestamptz NOT NULL DEFAULT now()
 );
 CREATE TABLE webhook_deliveries (
@@ -387,6 +390,7 @@ CREATE TABLE webhook_deliveries (
     tenant_id   integer NOT NULL,
     endpoint_id uuid,                         -- NULL: the message's own callback_url
     url         text,
+    target      text NOT NULL,                -- who must not wait for whom: the endpoint, or the callback's origin
     message_id  uuid,
     event       text NOT NULL,
     payload     bytea NOT NULL,
@@ -398,7 +402,8 @@ CREATE TABLE webhook_deliveries (
     created_at  timestamptz NOT NULL DEFAULT now(),
     delivered_at timestamptz
 );
-CREATE INDEX webhook_deliveries_next ON webhook_deliveries (next_at) WHERE state = 1;
+CREATE INDEX webhook_deliveries_next ON webhook_deliveries (target, next_at) WHERE state = 1;
+CREATE INDEX webhook_deliveries_created ON webhook_deliveries USING brin (created_at);
 CREATE INDEX webhook_deliveries_endpoint ON webhook_deliveries (endpoint_id, id);
 CREATE INDEX webhook_deliveries_message ON webhook_deliveries (message_id, id) WHERE state = 1;
 """
