@@ -88,7 +88,7 @@ class Postgres:
 
     name = "postgres"
     death_signal = signal.SIGQUIT  # immediate shutdown: its children go with it, the log is replayed
-    stop_steps: StopSteps = ((signal.SIGINT, 3.0), (signal.SIGQUIT, 0.5))  # fast, then immediate
+    stop_steps: StopSteps = ((signal.SIGINT, 2.0), (signal.SIGQUIT, 0.5))  # fast, then immediate
 
     def __init__(self, home: Home, port: int = 0) -> None:
         """`port` 0: the one of the last start where it is free, otherwise any."""
