@@ -18,7 +18,7 @@ from fastapi import APIRouter, FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from app import logs
-from app.api import health, posting, problems
+from app.api import batches, health, openapi, posting, problems, reading
 from app.api.auth import Authenticator
 from app.api.context import Context
 from app.api.entrance import Entrance
@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.schema_head = health.schema_head()
     problems.install(app)
+    openapi.install(app)
     app.add_middleware(Entrance, hot=HOT)
     for router in _routers():
         app.include_router(router)
@@ -65,6 +66,8 @@ def create_app(settings: Settings) -> FastAPI:
 def _routers() -> Iterable[APIRouter]:
     """Ours, and those of the resources."""
     yield health.router
+    yield reading.router
+    yield batches.router
     resources = importlib.util.find_spec("app.api.resources")
     if resources is not None and resources.origin is not None:
         from app.api.resources import routers  # noqa: PLC0415
@@ -129,4 +132,4 @@ def run(settings: Settings) -> None:
         uvicorn.Server(config).run()
         return
     socket = config.bind_socket()
-    Multiprocess(config, target=uvicorn.Server(config).run, sockets=[socket]).run()
+    Multiprocess(config, sockets=[socket]).run()

@@ -138,6 +138,218 @@ class PostedBatch(msgspec.Struct):
     rejections_url: str
 
 
+StateName = Literal[
+    "accepted", "queued", "deferred", "submitting", "submitted", "unknown", "delivered", "undelivered",
+    "rejected", "suppressed", "cancelled", "expired", "failed", "unconfirmed",
+]  # fmt: skip
+BatchStateName = Literal["loading", "running", "paused", "cancelled", "completed"]
+
+
+class MessageSummary(msgspec.Struct, kw_only=True):
+    """A message in a list. `until`: a deferred one waits till then. `changed_at`: since when it stands so, where
+    that is known. `carrier_status` is the carrier's own word."""
+
+    id: str
+    batch_id: str | None
+    to: str
+    sender: str
+    category: CategoryName
+    state: StateName
+    reason: str | None
+    carrier_status: str | None
+    until: datetime | None
+    segments: int
+    gateway: str | None
+    gateway_message_id: str | None
+    region: str
+    country: str
+    client_reference: str | None
+    template: str | None
+    test: bool
+    created_at: datetime
+    changed_at: datetime | None
+    expires_at: datetime | None
+
+
+class TraceLine(msgspec.Struct):
+    """One check of one decision. `until`: the decision held the message till then."""
+
+    check: str
+    rule: str
+    version: str
+    verdict: str
+    at: datetime
+    attempt: int
+    until: datetime | None
+
+
+class SegmentOutcome(msgspec.Struct):
+    """What the gateway answered to one segment, counted from 1."""
+
+    segment: int
+    outcome: Literal["accepted", "rejected", "to_repeat", "unknown"]
+    gateway_message_id: str | None
+    reason: str | None
+    carrier_status: str | None
+    at: datetime
+
+
+class AttemptView(msgspec.Struct):
+    """A hand-over to a gateway, or what took its place (`cancelled`, `expired`, `suppressed` ...)."""
+
+    attempt: int
+    kind: str
+    gateway: str | None
+    at: datetime
+    outcomes: list[SegmentOutcome]
+
+
+class SegmentView(msgspec.Struct):
+    """A receipt's word on one segment of a text of several, counted from 1."""
+
+    segment: int
+    state: StateName
+    carrier_status: str | None
+
+
+class Message(MessageSummary, kw_only=True):
+    """A message, its text as sent, and all that happened to it."""
+
+    body: str
+    metadata: dict[str, str | int | float | bool | None] | None
+    callback_url: str | None
+    trace: list[TraceLine]
+    attempts: list[AttemptView]
+    segment_states: list[SegmentView]
+
+
+class MessagePage(msgspec.Struct):
+    """Newest first. `next` is the cursor of the next page; a page that filters by state may be short, or
+    empty, and still have one."""
+
+    data: list[MessageSummary]
+    next: str | None
+
+
+class Accounting(msgspec.Struct):
+    """Accepted messages against those that are final and those that are open: `difference` is 0, or the
+    roll-up is in between."""
+
+    accepted: int
+    final: int
+    open: int
+    difference: int
+
+
+class StateCounts(msgspec.Struct, omit_defaults=False):
+    """Messages by state."""
+
+    accepted: int = 0
+    queued: int = 0
+    deferred: int = 0
+    submitting: int = 0
+    submitted: int = 0
+    unknown: int = 0
+    delivered: int = 0
+    undelivered: int = 0
+    rejected: int = 0
+    suppressed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    failed: int = 0
+    unconfirmed: int = 0
+
+
+class UploadProgress(msgspec.Struct):
+    """A streamed upload: rows read, and whether it is whole."""
+
+    rows: int
+    complete: bool
+
+
+class Batch(msgspec.Struct, kw_only=True):
+    """A batch. `total` are its accepted messages, `rejected` the recipients that weren't; `progress` is the
+    part that is final, 0 to 1. `completed` means that every message is final."""
+
+    id: str
+    state: BatchStateName
+    name: str | None
+    campaign: str | None
+    category: CategoryName
+    sender: str
+    body: str
+    template: str | None
+    priority: int
+    total: int
+    rejected: int
+    counts: StateCounts
+    accounting: Accounting
+    progress: float
+    scheduled_at: datetime | None
+    expires_at: datetime | None
+    metadata: dict[str, Any] | None
+    callback_url: str | None
+    retry_unknown: bool
+    test: bool
+    upload: UploadProgress | None
+    created_at: datetime
+    sealed_at: datetime | None
+    rejections_url: str
+
+
+class BatchPage(msgspec.Struct):
+    """Newest first."""
+
+    data: list[Batch]
+    next: str | None
+
+
+class RejectionView(msgspec.Struct):
+    """A recipient that was not accepted."""
+
+    index: int
+    pointer: str
+    code: str
+    detail: str
+
+
+class RejectionPage(msgspec.Struct):
+    """In the order of the request. `total` counts also those that were not kept."""
+
+    data: list[RejectionView]
+    total: int
+    next: str | None
+
+
+class Change(msgspec.Struct, forbid_unknown_fields=True):
+    """Who asks for a change, and why; both go to the audit log. The key's name stands in for the actor."""
+
+    actor: Annotated[str, Meta(min_length=1, max_length=limits.MAX_NAME_CHARS)] | None = None
+    reason: Annotated[str, Meta(max_length=1000)] | None = None
+
+
+class FieldErrorView(msgspec.Struct, omit_defaults=True):
+    """One item of a problem's `errors`."""
+
+    pointer: str
+    code: str
+    detail: str
+    index: int | None = None
+    reason: str | None = None
+
+
+class ProblemView(msgspec.Struct, omit_defaults=True, rename={"kind": "type"}):
+    """RFC 9457."""
+
+    kind: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: list[FieldErrorView] = []
+
+
+decode_change = msgspec.json.Decoder(Change).decode
 decode_message = msgspec.json.Decoder(PostMessage).decode
 decode_batch = msgspec.json.Decoder(PostBatch).decode
 decode_batch_raw = msgspec.json.Decoder(PostBatchRaw).decode
@@ -148,6 +360,10 @@ encode = msgspec.json.Encoder().encode
 def schemas() -> dict[str, dict[str, Any]]:
     """JSON Schemas of all of these, by name, for OpenAPI."""
     _, found = msgspec.json.schema_components(
-        [PostMessage, PostBatch, Posted, PostedBatch], ref_template="#/components/schemas/{name}"
+        (
+            *(PostMessage, PostBatch, Posted, PostedBatch, Recipient, Message, MessagePage),
+            *(Batch, BatchPage, RejectionPage, Change, ProblemView),
+        ),
+        ref_template="#/components/schemas/{name}",
     )
     return found

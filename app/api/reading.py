@@ -1,0 +1,270 @@
+"""/v1/messages: reading them and stopping one. Posting is in `posting.py`.
+
+Guarantee: what was answered with 202 is found from then on; a tenant sees its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import asyncpg
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import AwareDatetime
+from starlette.responses import Response
+
+from app.api import cursors, limits, openapi, views, wire
+from app.api.auth import Caller, require
+from app.api.context import Context
+from app.api.decoding import decode
+from app.api.idempotency import IdempotentRoute
+from app.api.problems import Problem, field_problem
+from app.domain import ids
+from app.domain.phone import InvalidNumber, parse
+from app.store import batches, messages
+from app.store.messages import Stored
+
+FIRST_PACKS, MAX_PACKS = 4, 32  # read in one statement
+SCAN_PACKS = 64  # looked through for one page
+END = b"\xff" * 16
+
+router = APIRouter(tags=["messages"], route_class=IdempotentRoute)
+Reader = Annotated[Caller, Depends(require("read"))]
+Sender = Annotated[Caller, Depends(require("send"))]
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which messages a list has: ids from `low` on, below `high`, newest first."""
+
+    batch_id: bytes | None
+    recipient: bytes | None
+    reference: str | None
+    state: str | None
+    low: bytes
+    high: bytes
+
+    def takes(self, message: Stored) -> bool:
+        """Whether the content fits."""
+        return (
+            (self.batch_id is None or message.pack.batch_id == self.batch_id)
+            and (self.recipient is None or message.entry.recipient == self.recipient)
+            and (self.reference is None or message.entry.reference == self.reference)
+        )
+
+
+def context_of(request: Request) -> Context:
+    """The process' context."""
+    return request.app.state.context
+
+
+def identifier(value: str) -> bytes:
+    """An id in a path. Raises Problem (404): what is no id names nothing."""
+    found = ids.parse(value)
+    if found is None:
+        raise Problem(404, "not_found", "there is no such thing")
+    return found
+
+
+def json(document: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(wire.encode(document), status, media_type="application/json")
+
+
+@router.get(
+    "/v1/messages/{message_id}", summary="One message", responses=openapi.answers(200, "Message", 404)
+)
+async def get_message(message_id: str, request: Request, caller: Reader) -> Response:
+    """A message with its state, its decision trace and its attempts. Found from its 202 on."""
+    async with context_of(request).database.driver() as driver:
+        return json(await _view(driver, caller.tenant_id, identifier(message_id)))
+
+
+async def _view(driver: asyncpg.Connection, tenant_id: int, message_id: bytes) -> wire.Message:
+    found = await messages.find(driver, tenant_id, message_id)
+    if found is None:
+        raise Problem(404, "not_found", "there is no such message")
+    known = await messages.facts(driver, [found])
+    standing = messages.fold(found, known, datetime.now(UTC))
+    segments = await messages.segment_states(driver, found.id) if found.entry.segments > 1 else {}
+    return views.message_view(
+        found,
+        standing,
+        await messages.gateway_names(driver),
+        await messages.trace(driver, found),
+        segments,
+    )
+
+
+@router.post(
+    "/v1/messages/{message_id}/cancel",
+    summary="Cancel a message",
+    responses=openapi.answers(200, "Message", 404, 409),
+    openapi_extra=openapi.optional_body("Change"),
+)
+async def cancel_message(message_id: str, request: Request, caller: Sender) -> Response:
+    """Stop a message that wasn't handed over. 409 `too_late` when it was, or is about to be."""
+    one = identifier(message_id)
+    change = await change_of(request)
+    async with context_of(request).database.driver() as driver:
+        found = await messages.find(driver, caller.tenant_id, one)
+        if found is None:
+            raise Problem(404, "not_found", "there is no such message")
+        async with driver.transaction():
+            done = await messages.cancel(driver, found, "requested", time.time())
+            if done:
+                await batches.audit(
+                    driver,
+                    tenant_id=caller.tenant_id,
+                    actor=change.actor or caller.actor,
+                    reason=change.reason or "",
+                    action="message.cancel",
+                    subject=ids.text(one),
+                )
+        view = await _view(driver, caller.tenant_id, one)
+    if not done and view.state != "cancelled":
+        raise Problem(409, "too_late", f"the message is {view.state}")
+    return json(view)
+
+
+async def change_of(request: Request) -> wire.Change:
+    """The optional body of a change. Raises Problem."""
+    raw = await request.body()
+    change = decode(raw, wire.decode_change) if raw.strip() else wire.Change()
+    return change
+
+
+@router.get("/v1/messages", summary="List messages", responses=openapi.answers(200, "MessagePage", 400, 422))
+async def list_messages(
+    request: Request,
+    caller: Reader,
+    batch_id: Annotated[str | None, Query(description="Of that batch.")] = None,
+    to: Annotated[str | None, Query(max_length=64, description="To that number.")] = None,
+    client_reference: Annotated[str | None, Query(max_length=limits.MAX_REFERENCE_CHARS)] = None,
+    state: Annotated[
+        wire.StateName | None, Query(description="Only with `batch_id` or `created_from`.")
+    ] = None,
+    created_from: Annotated[AwareDatetime | None, Query(description="Accepted at or after.")] = None,
+    created_until: Annotated[AwareDatetime | None, Query(description="Accepted before.")] = None,
+    cursor: Annotated[str | None, Query(max_length=128)] = None,
+    limit: Annotated[int, Query(ge=1, le=limits.MAX_PAGE)] = limits.DEFAULT_PAGE,
+) -> Response:
+    """Messages, newest first."""
+    if state is not None and batch_id is None and created_from is None:
+        raise field_problem("query/state", "invalid_request", "a state needs a batch_id or created_from")
+    wanted = Filter(
+        _batch_id(batch_id),
+        _recipient(to, caller),
+        _reference(client_reference),
+        state,
+        _bound(created_from, bytes(16)),
+        _bound(created_until, END),
+    )
+    filters = repr((wanted.batch_id, wanted.recipient, client_reference, state, created_from, created_until))
+    if cursor is not None:
+        place = cursors.decode(cursor, key=caller.hash_key, filters=filters)
+        wanted = msgspec.structs.replace(wanted, high=place)
+    async with context_of(request).database.driver() as driver:
+        shown, more = await _page(driver, caller.tenant_id, wanted, limit)
+    following = cursors.encode(more, key=caller.hash_key, filters=filters) if more else None
+    return json(wire.MessagePage(shown, following))
+
+
+def _batch_id(value: str | None) -> bytes | None:
+    if value is None:
+        return None
+    found = ids.parse(value)
+    if found is None:
+        raise field_problem("query/batch_id", "invalid_value", "not an id")
+    return found
+
+
+def _reference(value: str | None) -> str | None:
+    if value is not None and "\x00" in value:
+        raise field_problem("query/client_reference", "nul_character", "NUL can't be stored")
+    return value
+
+
+def _recipient(to: str | None, caller: Caller) -> bytes | None:
+    """The recipient's hash. A plus sign that was not escaped in the URL arrives as a space."""
+    if to is None:
+        return None
+    try:
+        number = parse("+" + to[1:] if to.startswith(" ") else to)
+    except InvalidNumber as error:
+        raise field_problem("query/to", "invalid_number", error.detail, reason=error.code) from None
+    return hashlib.blake2b(number.e164.encode(), key=caller.hash_key, digest_size=8).digest()
+
+
+def _bound(moment: datetime | None, otherwise: bytes) -> bytes:
+    if moment is None:
+        return otherwise
+    instant_s = min(max(moment.timestamp(), 0.0), 253_402_300_799.0)
+    return ids.first_id_at(instant_s)[:6] + bytes(10)
+
+
+async def _page(
+    driver: asyncpg.Connection, tenant_id: int, wanted: Filter, limit: int
+) -> tuple[list[wire.MessageSummary], bytes | None]:
+    """Up to `limit` messages, and the id below which the next page goes on; None at the end."""
+    gateways = await messages.gateway_names(driver)
+    shown: list[wire.MessageSummary] = []
+    high: bytes | None = wanted.high
+    packs, scanned = FIRST_PACKS, 0
+    while high is not None and scanned < SCAN_PACKS:
+        found, rest = await _candidates(driver, tenant_id, wanted, high, packs, limit)
+        scanned += packs
+        packs = min(packs * 2, MAX_PACKS)
+        high = rest
+        kept = [one for one in found if wanted.takes(one)]
+        if wanted.state is None and len(kept) > limit - len(shown):
+            kept = kept[: limit - len(shown)]
+            high = kept[-1].id
+        for one, view in await _views(driver, kept, gateways):
+            if wanted.state is None or view.state == wanted.state:
+                shown.append(view)
+                if len(shown) == limit:
+                    return shown, one.id
+        await asyncio.sleep(0)
+    return shown, high
+
+
+async def _candidates(
+    driver: asyncpg.Connection, tenant_id: int, wanted: Filter, high: bytes, packs: int, limit: int
+) -> tuple[list[Stored], bytes | None]:
+    """The next messages below `high` by the narrowest filter, and where to go on."""
+    found: list[bytes]
+    if wanted.recipient is not None:
+        found = await messages.by_recipient(
+            driver, tenant_id, wanted.recipient, low=wanted.low, high=high, limit=limit + 1
+        )
+    elif wanted.reference is not None:
+        found = await messages.by_reference(
+            driver, tenant_id, wanted.reference, low=wanted.low, high=high, limit=limit + 1
+        )
+    else:
+        return await messages.newest(
+            driver, tenant_id, batch_id=wanted.batch_id, low=wanted.low, high=high, packs=packs
+        )
+    rest = found[-1] if len(found) > limit else None
+    return await messages.stored(driver, tenant_id, found), rest
+
+
+async def _views(
+    driver: asyncpg.Connection, found: Sequence[Stored], gateways: dict[int, str]
+) -> list[tuple[Stored, wire.MessageSummary]]:
+    if not found:
+        return []
+    known = await messages.facts(driver, found)
+    now = datetime.now(UTC)
+    return [
+        (
+            one,
+            wire.MessageSummary(**views.summary(one, messages.fold(one, known, now), gateways)),  # type: ignore[arg-type]
+        )
+        for one in found
+    ]
