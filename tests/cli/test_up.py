@@ -1,0 +1,312 @@
+"""`volley up`, whole: real engines and roles, as a person at a terminal meets them."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.engines import ports
+from app.engines.process import Account, answer
+
+START_TIMEOUT_S = 90.0
+STOP_LIMIT_S = 10.0
+
+
+class Up:
+    """A `volley up` of a test's own, on free ports."""
+
+    def __init__(self, data_dir: Path, user: str | None = None, **environ: str) -> None:
+        self.data_dir = data_dir
+        self.user = user
+        self.port = ports.free()
+        self.environ = {
+            "PATH": os.defpath,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "VOLLEY_DATA_DIR": str(data_dir),
+            "VOLLEY_PORT": str(self.port),
+            "VOLLEY_SANDBOX_PORT": str(ports.free()),
+            **environ,
+        }
+        self.lines: list[str] = []
+        self.process: subprocess.Popen[str] | None = None
+
+    def command(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run another command to its end in the same environment."""
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "app.cli", *words],
+            env={**self.environ, **environ},
+            cwd=self.data_dir.parent,
+            capture_output=True,
+            text=True,
+            timeout=START_TIMEOUT_S,
+            check=False,
+        )
+
+    def start(self) -> list[str]:
+        """Start and wait until it says that it is up; gives what it said until then."""
+        self.lines = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "app.cli", "up"],
+            env=self.environ,
+            cwd=self.data_dir.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            user=self.user,
+            group=pwd.getpwnam(self.user).pw_gid if self.user else None,
+            extra_groups=[] if self.user else None,
+        )
+        self.wait_for("Volley is up")
+        return list(self.lines)
+
+    def wait_for(self, text: str) -> None:
+        """Read its output until a line holds `text`."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        watchdog = threading.Timer(START_TIMEOUT_S, self.process.kill)
+        watchdog.start()
+        try:
+            for line in self.process.stdout:
+                self.lines.append(line.rstrip("\n"))
+                if text in line:
+                    return
+        finally:
+            watchdog.cancel()
+        raise AssertionError(f"it ended before it said {text!r}:\n" + "\n".join(self.lines))
+
+    def family(self) -> list[psutil.Process]:
+        """Itself and everything that it started."""
+        assert self.process is not None
+        itself = psutil.Process(self.process.pid)
+        return [itself, *itself.children(recursive=True)]
+
+    def child(self, words: str) -> psutil.Process:
+        """The child whose command line has these words."""
+        return next(process for process in self.family()[1:] if words in " ".join(process.cmdline()))
+
+    def end(self, number: signal.Signals) -> float:
+        """Send a signal and wait for the end; gives the seconds that it took."""
+        assert self.process is not None
+        began = time.monotonic()
+        self.process.send_signal(number)
+        rest, _ = self.process.communicate(timeout=START_TIMEOUT_S)
+        self.lines += rest.splitlines()
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        """End it in any case."""
+        if self.process is not None and self.process.poll() is None:
+            self.end(signal.SIGTERM)
+
+    def key(self) -> str:
+        return (self.data_dir / "api-key").read_text().strip()
+
+    def get(self, path: str) -> int:
+        """The status of a GET with the first key."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {self.key()}"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status
+
+
+def alive(processes: list[psutil.Process], patience_s: float = 5.0) -> list[psutil.Process]:
+    """Those that still run after a while; a zombie is dead."""
+    _, left = psutil.wait_procs(processes, patience_s)
+    return [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture(scope="module")
+def data_dir(engines_folder: Path) -> Path:
+    """Data that the tests of this module share, so that only the first start is a first one."""
+    return engines_folder / "up"
+
+
+@pytest.fixture
+def up(data_dir: Path) -> Iterator[Up]:
+    up = Up(data_dir)
+    yield up
+    up.kill()
+
+
+def test_a_first_and_a_later_start(up: Up):
+    lines = up.start()
+    said = "\n".join(lines)
+    shown = re.search(r"key +(vk_\S+)", said)
+    assert shown is not None
+    assert shown[1] == up.key()
+    assert stat.S_IMODE((up.data_dir / "api-key").stat().st_mode) == 0o600
+    for step in ("PostgreSQL: making its data", "Valkey: ready", "schema: up to date", "sandbox SMSC: ready"):
+        assert step in said
+    assert f"http://127.0.0.1:{up.port}/docs" in said
+    assert up.get("/healthz") == 200
+    assert up.get("/v1/gateways") == 200
+
+    family = up.family()
+    assert up.end(signal.SIGTERM) < STOP_LIMIT_S
+    assert up.process is not None
+    assert up.process.returncode == 0
+    assert alive(family) == []
+
+    began = time.monotonic()
+    lines = up.start()
+    assert time.monotonic() - began < 10
+    said = "\n".join(lines)
+    assert up.key() not in said
+    assert "api-key" in said
+    assert "making its data" not in said
+    assert up.get("/v1/gateways") == 200  # the key of the first start: its data is there
+    family = up.family()
+    assert up.end(signal.SIGINT) < STOP_LIMIT_S
+    assert alive(family) == []
+
+
+def test_a_second_one_on_the_same_data_says_so(up: Up):
+    up.start()
+    second = up.command("up", VOLLEY_PORT=str(ports.free()))
+    assert up.process is not None
+    assert second.returncode == 1
+    assert second.stderr == f"volley: Volley already runs on {up.data_dir} (process {up.process.pid})\n"
+    assert up.get("/healthz") == 200
+
+
+def test_a_killed_one_leaves_nothing_that_blocks_the_next(up: Up):
+    up.start()
+    family = up.family()
+    assert up.process is not None
+    up.process.kill()
+    up.process.communicate()
+    up.start()
+    assert up.get("/v1/gateways") == 200
+    assert alive(family) == []
+
+
+@pytest.mark.parametrize("words", ["app.cli dispatch", "app.cli api", "valkey-server"])
+def test_a_crashed_part_comes_back(up: Up, words: str):
+    up.start()
+    name = words.rsplit(maxsplit=1)[-1].removesuffix("-server")
+    up.child(words).kill()
+    up.wait_for(f"{name} was killed by SIGKILL; starting it again")
+    up.wait_for(f"{name} runs again")
+    assert up.get("/healthz") == 200
+
+
+def test_messages_from_the_command_line(up: Up, tmp_path: Path):
+    up.start()
+    sent = up.command("send", "+12025550101", "Xin chào")
+    assert sent.stderr == ""
+    assert sent.returncode == 0
+    assert "delivered" in sent.stdout
+
+    refused = up.command("send", "12", "too short")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("volley: ")
+    assert refused.stderr.count("\n") == 1
+
+    recipients = tmp_path / "recipients.csv"
+    rows = [f"+1202555{number:04},Name {number}" for number in range(100, 150)]
+    recipients.write_text("\n".join(["to,name", *rows, "12,Nobody"]) + "\n")
+    done = up.command("batch", str(recipients), "--body", "Xin chào {name}")
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert "50 accepted" in done.stdout
+    assert "1 row(s) rejected" in done.stdout
+    assert "invalid_number" in done.stdout
+    assert re.search(r"delivered", done.stdout)
+
+    assert up.command("apply", "--dry-run").stdout.rstrip().endswith("agree")
+    assert up.command("keys", "create", "second").stdout.startswith("vk_")
+
+
+@pytest.mark.parametrize("name", ["VOLLEY_PORT", "VOLLEY_SANDBOX_PORT", "VOLLEY_DISPATCHER_PORT"])
+def test_a_taken_port_stops_the_start(engines_folder: Path, name: str):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = Up(engines_folder / "taken").command("up", **{name: str(port)})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"volley: {name}: port {port} is not free for the ")
+    assert done.stderr.count("\n") == 1
+    assert not (engines_folder / "taken" / "engines").exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "code", "line"),
+    [
+        ({"VOLLEY_PORT": "x"}, 2, "volley: VOLLEY_PORT: 'x' is not a whole number\n"),
+        (
+            {"VOLLEY_PROT": "1"},
+            2,
+            "volley: VOLLEY_PROT: there is no such setting; did you mean VOLLEY_PORT?\n",
+        ),
+        (
+            {"VOLLEY_REDIS_URL": "redis://:hunter2@127.0.0.1:1/0"},
+            1,
+            "volley: VOLLEY_REDIS_URL: Error 111 connecting to 127.0.0.1:1. Connection refused.\n",
+        ),
+        (
+            {"VOLLEY_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x", "VOLLEY_REDIS_URL": ""},
+            1,
+            "volley: VOLLEY_DATABASE_URL: ",
+        ),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_one_line(
+    engines_folder: Path, environ: dict[str, str], code: int, line: str
+):
+    done = Up(engines_folder / "bad").command("up", **environ)
+    assert done.returncode == code
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_bad_file_stops_the_start_with_one_line(engines_folder: Path, tmp_path: Path):
+    config = tmp_path / "volley.toml"
+    config.write_text('[[routes]]\nto = "*"\ngateways = ["nowhere"]\n')
+    done = Up(engines_folder / "bad").command("up", VOLLEY_CONFIG=str(config))
+    assert done.returncode == 1
+    assert done.stderr == "volley: volley.toml: routes entry 1.gateways: there is no gateway 'nowhere'\n"
+
+
+def test_commands_that_need_engines_say_which(engines_folder: Path):
+    nowhere = Up(engines_folder / "nowhere")
+    for command in ("api", "dispatch", "migrate", "apply"):
+        done = nowhere.command(command)
+        assert done.returncode == 1
+        assert done.stderr.startswith("volley: VOLLEY_DATABASE_URL")
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_ordinary_user_runs_it_in_its_home(engines_folder: Path):
+    nobody = pwd.getpwnam("nobody")
+    account = Account(nobody.pw_name, nobody.pw_uid, nobody.pw_gid)
+    if answer([sys.executable, "-P", "-c", "import sys"], account) is None:
+        pytest.skip("this Python is closed to other users")
+    home = engines_folder / "home"
+    home.mkdir(mode=0o700)
+    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    up = Up(home / ".volley", user="nobody", HOME=str(home))
+    try:
+        up.start()
+        assert {process.username() for process in up.family()} == {"nobody"}
+        assert up.get("/healthz") == 200
+        family = up.family()
+        assert up.end(signal.SIGTERM) < STOP_LIMIT_S
+        assert alive(family) == []
+    finally:
+        up.kill()
