@@ -90,6 +90,8 @@ class Packs:
         self.version = _version(self._packs)
         self._rules = lru_cache(maxsize=RULES_KEPT)(self._rules_of)
         self._jurisdiction = lru_cache(maxsize=JURISDICTIONS_KEPT)(Jurisdiction)
+        self._whole_country = lru_cache(maxsize=JURISDICTIONS_KEPT)(self._undivided)
+        self._area = lru_cache(maxsize=JURISDICTIONS_KEPT)(self._north_american)
 
     @classmethod
     def load(cls) -> Packs:
@@ -123,12 +125,13 @@ class Packs:
         return self._packs.get(country, self._default)
 
     def jurisdiction(self, e164: str, country: str) -> Jurisdiction:
-        """Where the owner of a number may be."""
-        pack = self.pack(country)
-        subdivisions: tuple[str, ...] = ()
-        if pack.data.subdivisions and country == pack.id:
-            subdivisions = self._places.subdivisions(e164) or _all_subdivisions(pack)
-        return self._jurisdiction(country, subdivisions, self._places.zones(e164, country))
+        """Where the owner of a number may be; the same object for numbers of one place."""
+        whole = self._whole_country(country)
+        if whole is not None:
+            return whole
+        if e164[:2] == "+1":
+            return self._area(e164[:5], country)
+        return self._jurisdiction(country, (), self._places.zones(e164, country))
 
     def hours(
         self,
@@ -167,6 +170,21 @@ class Packs:
         consent = pack.data.consent
         required = consent.type != "opt_out"
         return ConsentRule(required, consent.type, consent.soft_opt_in, f"{pack.id}.consent", pack.version)
+
+    def _undivided(self, country: str) -> Jurisdiction | None:
+        """The one jurisdiction of a country whose numbers all have the same zone and rules."""
+        zones = self._places.only_zones(country)
+        pack = self.pack(country)
+        divided = pack.id == country and pack.data.subdivisions
+        return self._jurisdiction(country, (), zones) if zones and not divided else None
+
+    def _north_american(self, area: str, country: str) -> Jurisdiction:
+        """The jurisdiction of an area code, written "+1305"."""
+        pack = self.pack(country)
+        subdivisions: tuple[str, ...] = ()
+        if pack.data.subdivisions and country == pack.id:
+            subdivisions = self._places.subdivisions(area) or _all_subdivisions(pack)
+        return self._jurisdiction(country, subdivisions, self._places.zones(area, country))
 
     def _rules_of(
         self, jurisdiction: Jurisdiction, category: Category, widen: bool

@@ -95,10 +95,15 @@ class Places:
         if code == "1":
             known = self._area_zones.get(e164[2:5], ())
         elif _is_geographic(e164, code):
-            known = _longest_match(e164, len(code))
+            known = _longest_match(e164, code)
         else:
             known = ()
         return self._known_zones(country, code, known) if known else everywhere
+
+    def only_zones(self, country: str) -> tuple[str, ...]:
+        """The country's zones where all its numbers share them; empty where the number matters."""
+        zones = self.country_zones(country, "") if country in self._zone_tab else ()
+        return zones if len(zones) == 1 else ()
 
     def subdivisions(self, e164: str) -> tuple[str, ...]:
         """The US states of a number's area code ("US-FL"); empty when it tells none."""
@@ -132,13 +137,20 @@ def _is_geographic(e164: str, code: str) -> bool:
     return kind == "fixed_line" or (kind in ("mobile", "fixed_line_or_mobile") and code in _MOBILES_BY_AREA)
 
 
-def _longest_match(e164: str, code_length: int) -> tuple[str, ...]:
+def _longest_match(e164: str, code: str) -> tuple[str, ...]:
     """The zones of the longest prefix that says more than the calling code."""
-    for length in range(len(e164), 1 + code_length, -1):
-        found = TIMEZONE_DATA.get(e164[1:length])
+    for length in _prefix_lengths(code):
+        found = TIMEZONE_DATA.get(e164[1 : 1 + length])
         if found is not None:
             return found if "Etc/Unknown" not in found else ()
     return ()
+
+
+@cache  # one per calling code
+def _prefix_lengths(code: str) -> tuple[int, ...]:
+    """The lengths of the prefixes that divide a calling code into zones, longest first."""
+    lengths = {len(prefix) for prefix in TIMEZONE_DATA if prefix.startswith(code)}
+    return tuple(sorted(lengths - {len(code)}, reverse=True))
 
 
 def _area_zones(overlays: Mapping[str, int]) -> dict[str, tuple[str, ...]]:

@@ -62,6 +62,9 @@ _WITHOUT_SEPARATORS: Final = str.maketrans("", "", " \t-.()")  # the ASCII ones,
 _PLUS: Final = frozenset("+\uff0b")
 
 
+_CALLING_CODES: Final = frozenset(map(str, COUNTRY_CODE_TO_REGION_CODE))
+
+
 class Number(msgspec.Struct, frozen=True, gc=False):
     """A valid number. `e164` with its plus sign; `country` ISO 3166-1 alpha-2, or "001" for a
     calling code that belongs to no country (satellite phones, +800 and the like)."""
@@ -102,9 +105,9 @@ def masked(e164: str) -> str:
 
 def calling_code(e164: str) -> str:
     """The calling code of a number in E.164: "84" of "+84912345678"; "" when there is none such."""
-    for length in (1, 2, 3):
-        if e164[1 : 1 + length].isdigit() and int(e164[1 : 1 + length]) in COUNTRY_CODE_TO_REGION_CODE:
-            return e164[1 : 1 + length]
+    for end in (2, 3, 4):
+        if e164[1:end] in _CALLING_CODES:
+            return e164[1:end]
     return ""
 
 
@@ -191,12 +194,8 @@ def _verdict(prefix: str, size: int) -> tuple[str, Kind] | None:
 
 
 def _plan_of(digits: str) -> Plan | None:
-    if digits[:1] == "0":
-        return None
-    for length in (1, 2, 3):
-        if len(digits) >= length and int(digits[:length]) in COUNTRY_CODE_TO_REGION_CODE:
-            return _plan(int(digits[:length]))
-    return None
+    code = calling_code("+" + digits)
+    return _plan(int(code)) if code else None
 
 
 @cache  # one per calling code: some 220
