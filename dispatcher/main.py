@@ -27,7 +27,7 @@ from app.settings import Settings
 from app.store import config as configuration
 from app.store import dispatch, receipts
 from app.store.engine import Database
-from app.store.webhooks import announce
+from app.store.webhooks import Publisher
 from dispatcher import inbound, rebuild, webhooks
 from dispatcher.fleet import Fleet
 from dispatcher.metrics import Metrics
@@ -101,11 +101,12 @@ class Process:
         async with self.database.driver() as driver:
             self.lease_id = await dispatch.open_lease(driver, f"{socket.gethostname()}:{os.getpid()}")
         metrics, database, queue = self.metrics, self.database, self.queue
-        self.recorder = Recorder(database, queue, self.lease_id, metrics, self._lease_lost)
-        self.receiver = Receiver(database, self.recorder, metrics, announce)
+        publisher = Publisher()
+        self.recorder = Recorder(database, queue, self.lease_id, metrics, publisher, self._lease_lost)
+        self.receiver = Receiver(database, self.recorder, metrics, publisher)
         self.fleet = Fleet(database, self.hub, self.lease_id)
         self.dispatcher = Dispatcher(
-            database, queue, self.lease_id, Desk(Packs.load()), self.fleet, self.recorder, metrics
+            database, queue, self.lease_id, Desk(Packs.load()), self.fleet, self.recorder, metrics, publisher
         )
         self.hub.recorder, self.hub.receiver = self.recorder, self.receiver
         self.hub.dispatcher = self.dispatcher
@@ -115,7 +116,7 @@ class Process:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        sweeper = Sweeper(database, queue, self.receiver, metrics, horizon_s=receipts.HORIZON_S)
+        sweeper = Sweeper(database, queue, self.receiver, metrics, publisher, horizon_s=receipts.HORIZON_S)
         work = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
         for part in (
             self._heartbeat(),
@@ -237,7 +238,9 @@ class Process:
                 self.metrics.gauges["clock_skew_seconds"] = skew
                 agree = skew <= MAX_CLOCK_SKEW_S
                 if agree != self.dispatcher.clocks_agree:
-                    log.warning("clocks are %.1f s apart: marketing %s", skew, "goes on" if agree else "waits")
+                    log.warning(
+                        "clocks are %.1f s apart: marketing %s", skew, "goes on" if agree else "waits"
+                    )
                 self.dispatcher.clocks_agree = agree
             except (OSError, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                 log.info("the clocks could not be compared")
@@ -302,5 +305,3 @@ def run(settings: Settings) -> None:
     code = uvloop.run(main())
     if code:
         raise SystemExit(code)
-
-

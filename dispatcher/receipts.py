@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import asyncpg
 
@@ -18,6 +18,7 @@ from app.domain import ids
 from app.domain.message import Category
 from app.store import receipts as store
 from app.store.engine import Database
+from app.store.webhooks import Change, Publisher
 from dispatcher.metrics import Metrics
 from dispatcher.recorder import Recorder, to_check
 from gateways.base import Receipt
@@ -28,24 +29,22 @@ RETRY_S = 0.5
 
 log = logging.getLogger("volley.dispatcher")
 
-Announce = Callable[[asyncpg.Connection, Sequence[store.Moved]], Awaitable[None]]
-
 
 class Receiver:
-    """`announce` writes webhook deliveries inside the transaction that moved the messages."""
+    """Groups receipts, stores them, and publishes what moved inside the same transaction."""
 
     def __init__(
         self,
         database: Database,
         recorder: Recorder,
         metrics: Metrics,
-        announce: Announce,
+        publisher: Publisher,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._recorder = recorder
         self._metrics = metrics
-        self._announce = announce
+        self._publisher = publisher
         self._clock = clock
         self._waiting: list[tuple[list[store.Slip], asyncio.Future[None]]] = []
         self._busy: asyncio.Task[None] | None = None
@@ -114,8 +113,7 @@ class Receiver:
                     moved = await store.store(driver, matched, self._origins, now_s)
                 if strays:
                     await store.park(driver, strays, now_s)
-                if moved:
-                    await self._announce(driver, moved)
+                await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
         self._count(len(matched), len(strays), moved)
 
     async def retry_parked(self, limit: int = 500) -> int:
@@ -139,7 +137,7 @@ class Receiver:
                 async with driver.transaction():
                     moved = await store.store(driver, [(s, m) for _, s, m in done], self._origins, now_s)
                     await store.forget(driver, [row_id for row_id, _, _ in done])
-                    await self._announce(driver, moved)
+                    await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
         self._count(len(done), 0, moved)
         return len(done)
 
@@ -161,3 +159,7 @@ class Receiver:
             category = Category(m.origin.category).name
             metrics.moves[(m.origin.region, category, gateway, m.state.name)] += 1
             metrics.receipt_latency.observe((m.origin.region, gateway, category), m.latency_s)
+
+
+def _change(moved: store.Moved) -> Change:
+    return Change(moved.origin.tenant_id, moved.message_id, moved.state, moved.reason, moved.gateway_id)

@@ -26,6 +26,7 @@ from app.store import dispatch
 from app.store.engine import Database
 from app.store.intake import at
 from app.store.parcels import HORIZON_S
+from app.store.webhooks import Change, Publisher
 from dispatcher.metrics import Metrics
 from gateways.base import Accepted, Outcome, Rejected, Retry, Submission, Unknown
 
@@ -90,6 +91,7 @@ class Recorder:
         queue: Queue,
         lease_id: int,
         metrics: Metrics,
+        publisher: Publisher,
         on_lost: Callable[[], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -97,6 +99,7 @@ class Recorder:
         self._queue = queue
         self._lease_id = lease_id
         self._metrics = metrics
+        self._publisher = publisher
         self._on_lost = on_lost
         self._clock = clock
         self._next = self._empty()
@@ -108,7 +111,7 @@ class Recorder:
 
     @staticmethod
     def _empty() -> dispatch.Record:
-        return dispatch.Record([], [], {}, [], [])
+        return dispatch.Record([], [], {}, [], [], [])
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="recorder")
@@ -215,6 +218,9 @@ class Recorder:
             tallies[key] = tallies.get(key, 0) + 1
         if end.state.final:
             self._next.finals.append((tag.message_id, int(end.state), end.reason, end.raw))
+            self._next.changes.append(
+                Change(pack.tenant_id, tag.message_id, end.state, end.reason, work.gateway_id)
+            )
         elif end.again_s is not None:
             # one parcel for all that wait about as long, for the same reason
             slot = (int(end.again_s * 4), end.reason or "retry")
@@ -251,7 +257,7 @@ class Recorder:
         while True:
             try:
                 async with self._database.driver() as driver:
-                    await dispatch.record(driver, batch, self._lease_id, self._clock())
+                    await dispatch.record(driver, batch, self._lease_id, self._clock(), self._publisher)
                 return True
             except dispatch.LeaseLost:
                 return False

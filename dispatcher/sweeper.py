@@ -18,6 +18,7 @@ from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import binds, dispatch, idempotency, locks, parcels, partitions, receipts, sweeps
 from app.store.engine import Database
+from app.store.webhooks import Publisher
 from dispatcher.metrics import Metrics
 from dispatcher.receipts import Receiver
 from dispatcher.recorder import to_check
@@ -35,12 +36,20 @@ class Sweeper:
     """`run` until cancelled."""
 
     def __init__(
-        self, database: Database, queue: Queue, receiver: Receiver, metrics: Metrics, *, horizon_s: float
+        self,
+        database: Database,
+        queue: Queue,
+        receiver: Receiver,
+        metrics: Metrics,
+        publisher: Publisher,
+        *,
+        horizon_s: float,
     ) -> None:
         self._database = database
         self._queue = queue
         self._receiver = receiver
         self._metrics = metrics
+        self._publisher = publisher
         self._horizon_s = horizon_s
         self._last: dict[str, float] = {}
         self._duties: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
@@ -99,7 +108,7 @@ class Sweeper:
     async def _take_over(self, driver: asyncpg.Connection, lease_id: int) -> None:
         unknown = back = 0
         while True:
-            page = await sweeps.retake_page(driver, lease_id, time.time(), to_check)
+            page = await sweeps.retake_page(driver, lease_id, time.time(), to_check, self._publisher)
             if not page.parcels:
                 break
             unknown += page.unknown
@@ -125,9 +134,9 @@ class Sweeper:
     async def _close_expired(self) -> None:
         await self._close(sweeps.close_expired)
 
-    async def _close(self, close: Callable[[asyncpg.Connection, float], Awaitable[list]]) -> None:
+    async def _close(self, close: Callable[[asyncpg.Connection, float, Publisher], Awaitable[list]]) -> None:
         async with self._database.driver() as driver:
-            while closed := await close(driver, time.time()):
+            while closed := await close(driver, time.time(), self._publisher):
                 await lanes.forget(self._queue, [(p.lane, p.id) for p in closed])
 
     async def _offer_missing(self) -> None:
@@ -167,7 +176,9 @@ class Sweeper:
         after = bytes(16)
         async with self._database.driver() as driver:
             while True:
-                _, mark = await sweeps.close_unconfirmed(driver, time.time(), self._horizon_s, after)
+                _, mark = await sweeps.close_unconfirmed(
+                    driver, time.time(), self._horizon_s, self._publisher, after
+                )
                 if mark is None:
                     break
                 after = mark

@@ -24,6 +24,7 @@ from app.store import dispatch
 from app.store.engine import Database
 from app.store.intake import signed
 from app.store.parcels import HORIZON_S
+from app.store.webhooks import Publisher
 from dispatcher.fleet import Fleet, Open
 from dispatcher.metrics import Metrics
 from dispatcher.policy import Decision, Desk, Step, Waits, trace_id
@@ -70,6 +71,7 @@ class Dispatcher:
         fleet: Fleet,
         recorder: Recorder,
         metrics: Metrics,
+        publisher: Publisher,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.database = database
@@ -79,6 +81,7 @@ class Dispatcher:
         self.fleet = fleet
         self.recorder = recorder
         self.metrics = metrics
+        self.publisher = publisher
         self.clock = clock
         self.wake = asyncio.Event()
         self.attached = asyncio.Event()
@@ -456,7 +459,9 @@ class Dispatcher:
     ) -> dispatch.Journalled:
         try:
             async with self.database.driver() as driver:
-                return await dispatch.journal(driver, intents, self.lease_id, self.queue.epoch, now_s)
+                return await dispatch.journal(
+                    driver, intents, self.lease_id, self.queue.epoch, now_s, self.publisher
+                )
         except (dispatch.LeaseLost, dispatch.EpochStale):
             raise
         except Exception:

@@ -151,7 +151,8 @@ async def known(queue: Queue, lane: str, parcel_ids: Sequence[bytes]) -> list[bo
 
 async def lanes(queue: Queue) -> list[str]:
     """Every lane of this epoch that ever had a parcel."""
-    return [name.decode() for name in await queue.client.hkeys(queue.key("versions"))]
+    names = await queue.client.hkeys(queue.key("versions"))
+    return [bytes(name).decode() for name in names]  # type: ignore[arg-type]
 
 
 async def depths(queue: Queue, names: Sequence[str]) -> dict[str, tuple[int, int, int]]:

@@ -18,6 +18,7 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 from app.domain.message import State
 from app.domain.pack import Parcel, bitmap, indexes_of
 from app.store.intake import PARCEL_COLUMNS, as_uuid, at, parcel_row
+from app.store.webhooks import Change, Publisher
 
 SUBMIT = int(State.submitting)
 
@@ -145,7 +146,12 @@ async def guard(driver: asyncpg.Connection, lease_id: int, epoch: int | None) ->
 
 
 async def journal(
-    driver: asyncpg.Connection, intents: Sequence[Intent], lease_id: int, epoch: int, now_s: float
+    driver: asyncpg.Connection,
+    intents: Sequence[Intent],
+    lease_id: int,
+    epoch: int,
+    now_s: float,
+    publisher: Publisher,
 ) -> Journalled:
     """Commit what is about to be handed over, and what is not. Raises LeaseLost, EpochStale."""
     now = at(now_s)
@@ -165,7 +171,9 @@ async def journal(
         mine = [i for i in intents if i.parcel.id in fenced]
         refused = [i.parcel for i in intents if i.parcel.id not in fenced]
         won = await _insert_attempts(driver, mine, lease_id, now)
-        stopped = [s for i in mine for s in i.stops if s.message_id in won]
+        stops = [(i.parcel.pack.tenant_id, s) for i in mine for s in i.stops if s.message_id in won]
+        stopped = [s for _, s in stops]
+        await publisher.publish(driver, [Change(t, s.message_id, s.state, s.reason) for t, s in stops], now_s)
         await write_finals(driver, [(s.message_id, int(s.state), s.reason, None) for s in stopped], now)
         held = _still_members(mine, fenced)
         await insert_parcels(driver, held)
@@ -298,9 +306,12 @@ class Record(msgspec.Struct, gc=False):
     tallies: dict[Tally, int]
     settled: list[bytes]
     again: list[tuple[Parcel, str]]
+    changes: list[Change]
 
 
-async def record(driver: asyncpg.Connection, batch: Record, lease_id: int, now_s: float) -> None:
+async def record(
+    driver: asyncpg.Connection, batch: Record, lease_id: int, now_s: float, publisher: Publisher
+) -> None:
     """Commit outcomes and settle parcels. Raises LeaseLost: then nothing was written."""
     now = at(now_s)
     assert now is not None
@@ -309,6 +320,7 @@ async def record(driver: asyncpg.Connection, batch: Record, lease_id: int, now_s
         if batch.outcomes:
             await driver.copy_records_to_table("outcomes", records=batch.outcomes, columns=OUTCOME_COLUMNS)
         await write_finals(driver, batch.finals, now)
+        await publisher.publish(driver, batch.changes, now_s)
         await insert_parcels(driver, batch.again)
         await write_tallies(driver, batch.tallies, now)
         if batch.settled:

@@ -19,6 +19,7 @@ from app.domain.pack import Entry, Parcel, narrowed
 from app.store.dispatch import OUTCOME_COLUMNS, Tally, insert_parcels, write_finals, write_tallies
 from app.store.intake import at
 from app.store.parcels import parcel_of
+from app.store.webhooks import Change, Publisher
 
 RETAKE_PAGE = 50
 CLOSE_PAGE = 200
@@ -37,7 +38,11 @@ class Retaken(msgspec.Struct):
 
 
 async def retake_page(
-    driver: asyncpg.Connection, lease_id: int, now_s: float, to_check: Callable[[str], int]
+    driver: asyncpg.Connection,
+    lease_id: int,
+    now_s: float,
+    to_check: Callable[[str], int],
+    publisher: Publisher,
 ) -> Retaken:
     """Settle up to RETAKE_PAGE parcels of a lease that was ended: attempt without outcome is `unknown`,
     no attempt goes on. `parcels` 0: there are none left."""
@@ -58,6 +63,7 @@ async def retake_page(
         now = at(now_s)
         assert now is not None
         await write_finals(driver, work.finals, now)
+        await publisher.publish(driver, work.changes, now_s)
         await write_tallies(driver, work.tallies, now)
         await insert_parcels(driver, [(p, "retaken") for p in work.back])
         await driver.execute("DELETE FROM parcels WHERE id = ANY($1)", [row["id"] for row in rows])
@@ -95,6 +101,7 @@ class _Settlement:
         self.to_check = to_check
         self.outcomes: list[tuple] = []
         self.finals: list[tuple[bytes, int, str | None, str | None]] = []
+        self.changes: list[Change] = []
         self.tallies: dict[Tally, int] = {}
         self.back: list[Parcel] = []
         self.unknown = 0
@@ -183,6 +190,7 @@ class _Settlement:
                 self.tallies[key] = self.tallies.get(key, 0) + 1
             if end.state.final:
                 self.finals.append((message_id, int(end.state), end.reason, end.raw))
+                self.changes.append(Change(pack.tenant_id, message_id, end.state, end.reason))
         return end
 
 
@@ -198,18 +206,18 @@ _CANCELLED = _TO_CLOSE.format(
 )
 
 
-async def close_expired(driver: asyncpg.Connection, now_s: float) -> list[Parcel]:
+async def close_expired(driver: asyncpg.Connection, now_s: float, publisher: Publisher) -> list[Parcel]:
     """Parcels whose validity is over end as `expired`; gives them, to be forgotten in Redis."""
-    return await _close(driver, _EXPIRED, State.expired, "expired", now_s)
+    return await _close(driver, _EXPIRED, State.expired, "expired", now_s, publisher)
 
 
-async def close_cancelled(driver: asyncpg.Connection, now_s: float) -> list[Parcel]:
+async def close_cancelled(driver: asyncpg.Connection, now_s: float, publisher: Publisher) -> list[Parcel]:
     """Parcels of cancelled batches end as `cancelled`."""
-    return await _close(driver, _CANCELLED, State.cancelled, "batch_cancelled", now_s)
+    return await _close(driver, _CANCELLED, State.cancelled, "batch_cancelled", now_s, publisher)
 
 
 async def _close(
-    driver: asyncpg.Connection, query: str, state: State, reason: str, now_s: float
+    driver: asyncpg.Connection, query: str, state: State, reason: str, now_s: float, publisher: Publisher
 ) -> list[Parcel]:
     now = at(now_s)
     assert now is not None
@@ -231,15 +239,18 @@ async def _close(
         ended = {r[0].bytes for r in won}
         await write_finals(driver, [(m, int(state), reason, None) for m in ended], now)
         tallies: dict[Tally, int] = {}
+        changes = []
         for message, parcel in members:
             if message.bytes in ended:
                 pack = parcel.pack
+                changes.append(Change(pack.tenant_id, message.bytes, state, reason))
                 key = (
                     pack.tenant_id, pack.batch_id, pack.region, pack.category,
                     None, int(State.queued), int(state),
                 )  # fmt: skip
                 tallies[key] = tallies.get(key, 0) + 1
         await write_tallies(driver, tallies, now)
+        await publisher.publish(driver, changes, now_s)
         await driver.execute("DELETE FROM parcels WHERE id = ANY($1)", [r["id"] for r in rows])
     return parcels
 
@@ -292,7 +303,7 @@ GROUP BY a.message_id ORDER BY a.message_id LIMIT $3
 
 
 async def close_unconfirmed(
-    driver: asyncpg.Connection, now_s: float, horizon_s: float, after: bytes = bytes(16)
+    driver: asyncpg.Connection, now_s: float, horizon_s: float, publisher: Publisher, after: bytes = bytes(16)
 ) -> tuple[int, bytes | None]:
     """Handed-over messages without a final word by the horizon; (how many, where to go on or None)."""
     now = at(now_s)
@@ -314,10 +325,12 @@ async def close_unconfirmed(
             now,
         )
         tallies: dict[Tally, int] = {}
+        changes = []
         for row in rows:
             if row[0].bytes not in ended:
                 continue
             pack = origin[ids.pack_of(row[0].bytes)]
+            changes.append(Change(pack["tenant_id"], row[0].bytes, State.unconfirmed, "no_receipt"))
             before = State.unknown if row["doubtful"] else State.submitted
             key = (
                 pack["tenant_id"], pack["batch_id"].bytes if pack["batch_id"] else None, pack["region"],
@@ -325,6 +338,7 @@ async def close_unconfirmed(
             )  # fmt: skip
             tallies[key] = tallies.get(key, 0) + 1
         await write_tallies(driver, tallies, now)
+        await publisher.publish(driver, changes, now_s)
     return len(ended), rows[-1][0].bytes if len(rows) == UNCONFIRMED_PAGE else None
 
 
