@@ -267,10 +267,10 @@ class Connection(asyncio.Protocol):
 
     def _bind(self, kind: str, sequence: int, unit: bytes, now: float) -> None:
         try:
-            wanted = pdu.parse(unit)
+            wanted, _ = pdu.parse(unit)
             system_id = wanted.system_id.decode("latin-1")
             password = wanted.password.decode("latin-1")
-        except (pdu.Malformed, AttributeError):
+        except pdu.Malformed:
             self._malformed(sequence, pdu.ESME_RINVCMDLEN)
             return
         status = self._refusal(system_id, password)

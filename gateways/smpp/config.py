@@ -160,7 +160,7 @@ def _parse(url: str, settings: Mapping[str, Any]) -> Config:
     options = msgspec.convert(given, Options, strict=False)
     try:
         ZoneInfo(options.receipt_zone)
-    except (OSError, ValueError):
+    except (KeyError, OSError, ValueError):  # a folder, an odd name, none
         raise ValueError(f"receipt_zone {options.receipt_zone!r} is not a time zone") from None
     return Config(
         host=host,

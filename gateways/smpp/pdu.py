@@ -19,9 +19,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from smpplib import consts, smpp
+from smpplib import smpp
 from smpplib.command import Param
 from smpplib.exceptions import UnknownCommandError
+from smpplib.pdu import extract_command
 
 HEADER_OCTETS = 16
 # message_payload can hold 65,535 octets (5.3.2.32); what is longer is not SMPP but a lost frame.
@@ -304,27 +305,30 @@ def generic_nack(sequence: int, status: int) -> bytes:
     return _build("generic_nack", sequence, status)
 
 
-def parse(unit: bytes) -> Any:
-    """A whole PDU off the hot path as smpplib's command object; strings are bytes.
+def parse(unit: bytes) -> tuple[Any, dict[int, bytes]]:
+    """A PDU off the hot path: smpplib's command object, whose strings are bytes, and the optional parameters.
 
-    Raises `Malformed` also where smpplib would read on past the end of a truncated body.
+    smpplib is given the mandatory fields only, once they are known to be whole: it reads past
+    the end of truncated bodies and logs every optional parameter that it does not know.
+    Raises `Malformed`.
     """
     try:
-        parsed = smpp.parse_pdu(unit, sequence=0, allow_unknown_opt_params=True)
+        parsed = smpp.make_pdu(extract_command(unit), sequence=0)
     except UnknownCommandError:
         raise Malformed(ESME_RINVCMDID, "command_id unknown") from None
-    except Exception as error:  # smpplib fails in many ways on bad bytes: all mean the same
-        raise Malformed(ESME_RINVCMDLEN, type(error).__name__) from None
-    if len(unit) > HEADER_OCTETS:
-        _check_terminators(parsed, unit)
-    return parsed
+    if len(unit) == HEADER_OCTETS and parsed.is_response():
+        end = HEADER_OCTETS  # a refusal has no body
+    else:
+        end = _end_of_mandatory_fields(parsed, unit)
+    tlvs = read_tlvs(unit, end, len(unit))
+    parsed.parse(unit[:end])
+    return parsed, tlvs
 
 
-def _check_terminators(parsed: Any, unit: bytes) -> None:
-    """Walk the mandatory fields once more: smpplib takes a missing terminator for an empty rest."""
+def _end_of_mandatory_fields(parsed: Any, unit: bytes) -> int:
     position = HEADER_OCTETS
     for field in parsed.params_order:
-        if field in consts.OPTIONAL_PARAMS and field not in getattr(parsed, "mandatory_fields", ()):
+        if parsed.field_is_optional(field):
             break
         param = parsed.params[field]
         if param.type is int:
@@ -333,18 +337,16 @@ def _check_terminators(parsed: Any, unit: bytes) -> None:
             position = unit.find(0, position) + 1
             if position == 0:
                 raise Malformed(ESME_RINVCMDLEN, f"{field} without terminator")
+        else:
+            position += unit[position - 1] if position <= len(unit) else 0  # sm_length stands before it
     if position > len(unit):
         raise Malformed(ESME_RINVCMDLEN, "body cut short")
-    read_tlvs(unit, position, len(unit))
+    return position
 
 
 def read_data_sm(unit: bytes) -> Message:
     """data_sm (4.7.1), which some SMSCs use for receipts. Raises `Malformed`."""
-    parsed = parse(unit)
-    position = HEADER_OCTETS
-    for _ in range(3):  # service_type, then each address behind its TON and NPI
-        position = unit.index(0, position) + 3
-    tlvs = read_tlvs(unit, position + 1, len(unit))
+    parsed, tlvs = parse(unit)
     return Message(
         parsed.service_type,
         parsed.source_addr_ton,

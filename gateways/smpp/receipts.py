@@ -77,8 +77,10 @@ _USUAL = re.compile(
 )
 # text: ends the fields: what follows it is the message and may look like a field.
 _TEXT = re.compile(rb"(?i)(?:^|\s)text\s*:")
+# An empty value is followed by the next field, which is not its value.
 _FIELD = re.compile(
-    rb"(?i)(?:^|(?<=[\s,;]))(id|submit[ _]?date|done[ _]?date|stat|err)\s*:\s*([^\s,;]*)",
+    rb"(?i)(?:^|(?<=[\s,;]))(id|submit[ _]?date|done[ _]?date|stat|err)\s*:\s*"
+    rb"((?!(?:sub|dlvrd|submit[ _]?date|done[ _]?date|stat|err)\s*:)[^\s,;]*)",
 )
 _DECIMAL = re.compile(r"[0-9]+")
 _HEXADECIMAL = re.compile(r"(?:0[xX])?([0-9A-Fa-f]+)")

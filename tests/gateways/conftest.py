@@ -67,7 +67,11 @@ class Recorder:
 
     def outcome_of(self, message_id: str) -> list[Outcome]:
         """By segment; fails when a segment has not exactly one."""
-        found = [(index, outcome) for submission, index, outcome in self.ended if submission.message_id == message_id]
+        found = [
+            (index, outcome)
+            for submission, index, outcome in self.ended
+            if submission.message_id == message_id
+        ]
         indexes = [index for index, _ in found]
         assert len(set(indexes)) == len(indexes), f"a segment of {message_id} ended twice: {found}"
         return [outcome for _, outcome in sorted(found, key=lambda pair: pair[0])]

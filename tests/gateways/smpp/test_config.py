@@ -1,0 +1,97 @@
+"""What URL and settings may say."""
+
+from __future__ import annotations
+
+import ssl
+import traceback
+
+import pytest
+
+import gateways
+from gateways.smpp.config import parse
+
+
+def test_defaults_and_percent_encoding():
+    config = parse("n", "smpp://volley:p%40ss%2Fw@smsc.example", {})
+    assert (config.host, config.port, config.system_id, config.password) == (
+        "smsc.example",
+        2775,
+        "volley",
+        "p@ss/w",
+    )
+    assert config.options.bind == "transceiver"
+    assert config.tls is None
+
+
+def test_settings_win_over_the_url():
+    config = parse("n", "smpp://a:b@h:1?window=5&rate=2.5&bind=transmitter+receiver", {"window": 7})
+    assert (config.options.window, config.options.rate) == (7, 2.5)
+    assert config.kinds == ("transmitter", "receiver")
+
+
+def test_tls_verifies_the_host():
+    context = parse("n", "smpps://a:b@smsc.example", {}).tls
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("smpp://a:b@h", 1),
+        ("smpp://a:b@h?binds=3", 3),
+        ("smpp://a:b@h?binds=2&bind=transmitter%2Breceiver", 4),
+        ("smpps://a:b@h?bind=transmitter", 1),
+    ],
+)
+def test_binds_wanted(url, wanted):
+    assert gateways.binds_wanted(url) == wanted
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("smpp://volley:hunter2@h?windw=5", "windw"),
+        ("smpp://volley:hunter2@h?window=0", "window"),
+        ("smpp://volley:hunter2@h?window=many", "window"),
+        ("smpp://volley:hunter2@h?window=1&window=2", "window"),
+        ("smpp://volley:hunter2@h?bind=both", "bind"),
+        ("smpp://volley:hunter2@h?rate=-1", "rate"),
+        ("smpp://volley:hunter2@h?submit_id=octal", "submit_id"),
+        ("smpp://volley:hunter2@h?receipt_zone=Mars/Base", "receipt_zone"),
+        ("smpp://volley:hunter2@h?receipt_zone=../../etc/passwd", "receipt_zone"),
+        ("smpps://volley:hunter2@h?tls_ca=/nowhere/ca.pem", "tls_ca"),
+        ("smpp://volley-is-much-too-long:hunter2@h", "system_id"),
+        (
+            "smpp://volley:hunter2hunter2hunter2hunter2hunter2hunter2hunter2hunter2hunter2hunter2@h",
+            "password",
+        ),
+        ("smpp://volley:hunter2@h/path", "smpp://system_id:password@host"),
+        ("smpp://volley:hunter2/x@h", "percent-encode"),
+        ("smpp://volley:hunter2#x@h", "percent-encode"),
+        ("smpp://volley:hunter2@h:99999", "URL"),
+        ("smpp://", "smpp://system_id:password@host"),
+        ("smtp://volley:hunter2@h", "smtp"),
+        ("base://volley:hunter2@h", "base"),
+        ("sandbox://volley:hunter2@h", "sandbox"),
+        ("volley:hunter2@h", "volley"),
+        ("", "scheme"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_that_names_it(url, named):
+    with pytest.raises(ValueError, match="gateway carrier") as error:
+        gateways.make("carrier", url, {}, None)
+    message = str(error.value)
+    assert named in message
+    assert "\n" not in message
+    assert "hunter2" not in "".join(traceback.format_exception(error.value)).replace(url, "")
+
+
+def test_a_wrong_status_setting_is_named():
+    with pytest.raises(ValueError, match="0x488"):
+        gateways.make("carrier", "smpp://a:b@h", {"status": {"0x488": "whatever"}}, None)
+
+
+def test_the_password_is_in_no_repr():
+    assert "hunter2" not in repr(parse("n", "smpp://volley:hunter2@h", {}))

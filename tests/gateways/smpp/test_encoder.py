@@ -1,0 +1,116 @@
+"""Submissions as submit_sm."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateways.base import Rejected
+from gateways.smpp import pdu
+from gateways.smpp.config import Options
+from gateways.smpp.encoder import Encoder, relative_time
+
+
+def messages(submission, **options):
+    bodies = Encoder(Options(**options)).bodies(submission)
+    assert not isinstance(bodies, Rejected), bodies
+    return {index: pdu.read_message(body, 0, len(body)) for index, body in bodies}
+
+
+def only(submission, **options):
+    found = messages(submission, **options)
+    assert list(found) == [0]
+    return found[0]
+
+
+def test_a_short_text(submission):
+    message = only(submission(text="hi @ {you}"))
+    assert message.payload == b"hi \x00 \x1b(you\x1b)"
+    assert (message.data_coding, message.esm_class, message.registered_delivery) == (0, 0, 1)
+    assert (message.dest_ton, message.dest_npi, message.destination) == (1, 1, b"12025550101")
+    assert message.validity_period == b""
+
+
+def test_unicode(submission):
+    message = only(submission(text="Xin chào ạ"))
+    assert (message.payload, message.data_coding) == ("Xin chào ạ".encode("utf-16-be"), 8)
+
+
+@pytest.mark.parametrize(
+    ("sender", "options", "written"),
+    [
+        ("12025550199", {}, (1, 1, b"12025550199")),
+        ("+12025550199", {}, (1, 1, b"12025550199")),
+        ("12345", {}, (3, 0, b"12345")),
+        ("12345678", {}, (3, 0, b"12345678")),
+        ("123456789", {}, (1, 1, b"123456789")),
+        ("+12345", {}, (1, 1, b"12345")),
+        ("Volley", {}, (5, 0, b"Volley")),
+        ("Caf\xe9 24", {}, (5, 0, b"Caf\xe9 24")),
+        ("12345", {"short_code_ton": 0}, (0, 0, b"12345")),
+        ("12345", {"short_code_max": 4}, (1, 1, b"12345")),
+        ("Volley", {"source_ton": 0, "source_npi": 9}, (0, 9, b"Volley")),
+    ],
+)
+def test_senders(submission, sender, options, written):
+    message = only(submission(sender=sender), **options)
+    assert (message.source_ton, message.source_npi, message.source) == written
+
+
+@pytest.mark.parametrize("sender", ["", "a\x00b", "x" * 21, "1" * 21, "Việt", "tab\t", "new\nline"])
+def test_a_sender_that_cannot_be_written_is_rejected(submission, sender):
+    assert Encoder(Options()).bodies(submission(sender=sender)) == Rejected("invalid_sender")
+
+
+@pytest.mark.parametrize("to", ["", "+", "1202\x005550101", "+1202555O101", "+" + "1" * 21, "+١٢٣", "+²"])
+def test_a_number_that_cannot_be_written_is_rejected(submission, to):
+    assert Encoder(Options()).bodies(submission(to=to)) == Rejected("invalid_number")
+
+
+def test_a_long_text_has_headers(submission):
+    found = messages(submission(text="a" * 400, reference=0x1234))
+    assert [found[i].payload[:6].hex() for i in range(3)] == ["050003340301", "050003340302", "050003340303"]
+    assert {message.esm_class for message in found.values()} == {0x40}
+    assert "".join(found[i].payload[6:].decode() for i in range(3)) == "a" * 400
+
+
+def test_a_long_text_by_sar_parameters(submission):
+    found = messages(submission(text="ạ" * 100, reference=0x1234), concat="sar")
+    assert [dict(found[i].tlvs) for i in range(2)] == [
+        {0x20C: b"\x12\x34", 0x20E: b"\x02", 0x20F: bytes([i + 1])} for i in range(2)
+    ]
+    assert {message.esm_class for message in found.values()} == {0}
+    assert b"".join(found[i].payload for i in range(2)).decode("utf-16-be") == "ạ" * 100
+
+
+def test_only_masked_parts(submission):
+    assert list(messages(submission(text="a" * 400, mask=0b110))) == [1, 2]
+
+
+def test_the_carriers_alphabet(submission):
+    assert only(submission(text="£5 @ {x}"), alphabet="latin-1").payload == "£5 @ {x}".encode("latin-1")
+    refused = Encoder(Options(alphabet="latin-1")).bodies(submission(text="5 €"))
+    assert isinstance(refused, Rejected)
+    assert only(submission(text="ạ"), alphabet="latin-1").data_coding == 8
+
+
+def test_too_long_a_part_is_rejected(submission):
+    for parts in ((b"a" * 255,), (b"a" * 250, b"a")):
+        refused = Encoder(Options()).bodies(submission(parts=parts, mask=(1 << len(parts)) - 1))
+        assert isinstance(refused, Rejected)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0, b"000000000001000R\x00"),
+        (300, b"000000000500000R\x00"),
+        (86_400, b"000001000000000R\x00"),
+        (3 * 86_400 + 3661, b"000003010101000R\x00"),
+        (30 * 86_400, b"000100000000000R\x00"),
+        (10**9, b"001129235959000R\x00"),
+    ],
+)
+def test_validity(submission, seconds, written):
+    assert relative_time(seconds) == written
+    assert len(written) == 17
+    assert only(submission(validity_s=seconds)).validity_period + b"\x00" == written

@@ -1,0 +1,199 @@
+"""Inbound texts from their parts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain.text import segment, udh
+from gateways.smpp import pdu, reassembly
+from gateways.smpp.reassembly import Reassembler, codec, phone, split_header
+
+
+def part(payload, *, source=b"12025550101", header=b"", coding=0, tlvs=None):
+    esm_class = 0x40 if header else 0
+    return pdu.Message(
+        b"", 1, 1, source, 3, 0, b"12345", esm_class, b"", 0, coding, header + payload, tlvs or {}
+    )
+
+
+def parts_of(text, reference=7, wide=False, **fields):
+    cut = segment(text, wide=wide)
+    coding = 8 if cut.encoding == "ucs2" else 0
+    total = len(cut.parts)
+    return [
+        part(octets, header=udh(reference, total, index, wide), coding=coding, **fields)
+        for index, octets in enumerate(cut.parts)
+    ]
+
+
+def texts(completed):
+    return [each.inbound.text for each in completed]
+
+
+def test_a_short_text_is_whole_at_once():
+    (whole,) = Reassembler("gsm7", 60).add(part(b"STOP"), "d", 0.0)
+    assert whole.inbound.text == "STOP"
+    assert (whole.inbound.sender, whole.inbound.to) == ("+12025550101", "12345")
+    assert whole.deliveries == ["d"]
+
+
+LONG = "STOP, and {brackets} [too] € " * 12
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("text", [LONG, "dừng lại 😀 " * 14])
+def test_parts_in_any_order(text, wide):
+    messages = parts_of(text, wide=wide)
+    for order in itertools.permutations(range(len(messages))):
+        reassembler = Reassembler("gsm7", 60)
+        completed = []
+        for index in order:
+            completed += reassembler.add(messages[index], index, 0.0)
+        assert texts(completed) == [text]
+        assert sorted(completed[0].deliveries) == list(range(len(messages)))
+        assert len(reassembler) == 0
+
+
+def test_a_repeated_part_changes_nothing():
+    first, second, third = parts_of(LONG)
+    reassembler = Reassembler("gsm7", 60)
+    assert reassembler.add(first, 1, 0.0) == []
+    assert reassembler.add(first, 2, 0.0) == []
+    reassembler.add(second, 3, 0.0)
+    (whole,) = reassembler.add(third, 4, 0.0)
+    assert whole.inbound.text == LONG
+    assert whole.deliveries == [1, 2, 3, 4]
+
+
+def test_a_reference_used_again_starts_another_text():
+    old, new = parts_of("a" * 200), parts_of("b" * 200)
+    reassembler = Reassembler("gsm7", 60)
+    assert reassembler.add(old[0], 1, 0.0) == []
+    assert texts(reassembler.add(new[0], 2, 10.0)) == ["a" * 153 + "…"]
+    assert texts(reassembler.add(new[1], 3, 10.0)) == ["b" * 200]
+
+
+def test_texts_of_two_people_do_not_mix():
+    mine, yours = parts_of("a" * 200), parts_of("b" * 200, source=b"12025550102")
+    reassembler = Reassembler("gsm7", 60)
+    reassembler.add(mine[0], 1, 0.0)
+    assert reassembler.add(yours[1], 2, 0.0) == []
+    assert texts(reassembler.add(mine[1], 3, 0.0)) == ["a" * 200]
+
+
+def test_what_is_missing_too_long_is_marked():
+    messages = parts_of("a" * 153 + "b" * 153 + "STOP")
+    reassembler = Reassembler("gsm7", 60)
+    reassembler.add(messages[0], 1, 0.0)
+    reassembler.add(messages[2], 2, 5.0)
+    assert reassembler.overdue(59.9) == []
+    assert texts(reassembler.overdue(60.0)) == ["a" * 153 + "…" + "STOP"]
+    assert len(reassembler) == 0
+
+
+def test_incomplete_texts_are_bounded(monkeypatch):
+    monkeypatch.setattr(reassembly, "MAX_INCOMPLETE", 3)
+    reassembler = Reassembler("gsm7", 60)
+    given_out = []
+    for number in range(5):
+        given_out += reassembler.add(parts_of("a" * 200, source=b"%d" % number)[0], number, 0.0)
+    assert len(reassembler) == 3
+    assert [each.deliveries for each in given_out] == [[0], [1]]
+    assert [each.deliveries for each in reassembler.flush()] == [[2], [3], [4]]
+
+
+def test_deliveries_are_released_once():
+    messages = parts_of(LONG)
+    reassembler = Reassembler("gsm7", 60)
+    reassembler.add(messages[0], "a", 0.0)
+    assert reassembler.release(0.0) == []
+    assert reassembler.release(0.1) == ["a"]
+    assert reassembler.release(0.1) == []
+    reassembler.add(messages[1], "b", 1.0)
+    (whole,) = reassembler.add(messages[2], "c", 1.0)
+    assert whole.deliveries == ["b", "c"]
+
+
+def test_sar_parameters():
+    def sar(octets, index):
+        tlvs = {0x20C: b"\x01\x02", 0x20E: b"\x02", 0x20F: bytes([index])}
+        return part(octets, tlvs=tlvs)
+
+    reassembler = Reassembler("gsm7", 60)
+    assert reassembler.add(sar(b"world", 2), 1, 0.0) == []
+    assert texts(reassembler.add(sar(b"hello ", 1), 2, 0.0)) == ["hello world"]
+
+
+def test_phones_that_cut_a_surrogate_pair():
+    octets = "a😀b".encode("utf-16-be")
+    reassembler = Reassembler("gsm7", 60)
+    reassembler.add(part(octets[:4], header=udh(1, 2, 0), coding=8), 1, 0.0)
+    assert texts(reassembler.add(part(octets[4:], header=udh(1, 2, 1), coding=8), 2, 0.0)) == ["a😀b"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "text", "found"),
+    [
+        (b"\x05\x00\x03\x07\x02\x01hi", b"hi", (7, 2, 1)),
+        (b"\x06\x08\x04\x01\x07\x02\x01hi", b"hi", (263, 2, 1)),
+        (b"\x0b\x05\x04\x0b\x84\x23\xf0\x00\x03\x07\x02\x02hi", b"hi", (7, 2, 2)),  # ports before it
+        (b"\x06\x05\x04\x0b\x84\x23\xf0hi", b"hi", None),  # only ports
+        (b"\x05\x00\x03\x07\x02\x00hi", b"hi", None),  # part 0
+        (b"\x05\x00\x03\x07\x02\x03hi", b"hi", None),  # part 3 of 2
+        (b"\x05\x00\x09\x07\x02\x01hi", b"hi", None),  # longer than its header
+        (b"\x40hi", b"\x40hi", None),  # header longer than the text
+        (b"", b"", None),
+    ],
+)
+def test_headers(payload, text, found):
+    rest, concatenation = split_header(payload)
+    assert rest == text
+    got = concatenation and (concatenation.reference, concatenation.total, concatenation.index)
+    assert got == found
+
+
+@pytest.mark.parametrize(
+    ("coding", "expected"),
+    [(0, "gsm7"), (1, "ascii"), (3, "latin-1"), (8, "ucs2"), (0x10, "gsm7"), (0x18, "ucs2"), (0xF0, "gsm7"),
+     (0xF4, "latin-1"), (0x04, "latin-1"), (0xC0, "latin-1")],
+)  # fmt: skip
+def test_codings(coding, expected):
+    assert codec(coding, "gsm7") == expected
+
+
+def test_the_carriers_own_alphabet():
+    assert codec(0, "latin-1") == "latin-1"
+    (whole,) = Reassembler("latin-1", 60).add(part("Grüße".encode("latin-1")), 1, 0.0)
+    assert whole.inbound.text == "Grüße"
+
+
+@pytest.mark.parametrize(
+    ("ton", "digits", "written"),
+    [
+        (1, b"12025550101", "+12025550101"),
+        (3, b"12345", "12345"),
+        (5, b"Carrier", "Carrier"),
+        (1, b"Odd", "Odd"),
+    ],
+)
+def test_addresses(ton, digits, written):
+    assert phone(ton, digits) == written
+
+
+@given(st.lists(st.tuples(st.binary(max_size=20), st.integers(0, 255), st.booleans()), max_size=20))
+def test_whatever_comes_each_delivery_is_given_out_once(arriving):
+    reassembler = Reassembler("gsm7", 60)
+    out = []
+    for number, (payload, coding, has_header) in enumerate(arriving):
+        header = udh(1, 3, coding % 3) if has_header else b""
+        for whole in reassembler.add(part(payload, header=header, coding=coding), number, float(number)):
+            out += whole.deliveries
+            assert "\x00" not in whole.inbound.text
+            whole.inbound.text.encode("utf-8")
+    for whole in reassembler.flush():
+        out += whole.deliveries
+    assert sorted(out) == list(range(len(arriving)))
