@@ -35,6 +35,7 @@ import errno
 import importlib
 import ipaddress
 import logging
+import re
 import select
 import socket
 import ssl
@@ -64,15 +65,17 @@ MAX_ANSWER_BYTES = 64 * 1024
 FIRST_PAUSE_S = 0.2  # without credit after a connection that couldn't be made; doubles
 LONGEST_PAUSE_S = 30.0
 
+_E164 = re.compile(r"\+[1-9][0-9]{1,14}")  # ITU-T E.164: at most 15 digits
+
 log = logging.getLogger("volley.gateways.http")
 
 
 class _Phase(enum.Enum):
-    """How far a request has come. The value names the time-out that ends it."""
+    """How far a request has come; each has its own time-out."""
 
-    CONNECT = "connect"  # nothing has left
-    SEND = "send"  # the first byte may have left
-    ANSWER = "answer"  # all of it has been handed to the kernel
+    CONNECT = 1  # nothing has left
+    SEND = 2  # the first byte may have left
+    ANSWER = 3  # all of it has been handed to the kernel
 
 
 class _Attempt:
@@ -309,17 +312,20 @@ class HttpGateway:
 
     def _refusal(self, submission: Submission, segments: int) -> Outcome | None:
         """Why a submission isn't even begun; None when it may go."""
+        refusal: Outcome | None = None
         if self._closing:
-            return Retry("closed", sent=False)
-        if self._session is None:
-            return Retry("not_connected", sent=False)
-        if segments > self._reserved:  # without credit: more requests than `concurrency`
-            return Retry("queue_full", "no credit", sent=False)
-        if submission.mask != (1 << len(submission.parts)) - 1:
-            return Rejected("partial_unsupported")
-        if time.monotonic() >= submission.send_before:
-            return Retry("send_before_passed", sent=False)
-        return None
+            refusal = Retry("closed", sent=False)
+        elif self._session is None:
+            refusal = Retry("not_connected", sent=False)
+        elif segments > self._reserved:  # without credit: more requests than `concurrency`
+            refusal = Retry("queue_full", "no credit", sent=False)
+        elif _E164.fullmatch(submission.to) is None:
+            refusal = Rejected("invalid_number", "not E.164")
+        elif submission.mask != (1 << len(submission.parts)) - 1:
+            refusal = Rejected("partial_unsupported")
+        elif time.monotonic() >= submission.send_before:
+            refusal = Retry("send_before_passed", sent=False)
+        return refusal
 
     async def _send(self, attempt: _Attempt) -> Outcome | list[Outcome]:
         try:
@@ -328,8 +334,10 @@ class HttpGateway:
                 answer = None
                 while answer is None:
                     answer = await self._exchange(attempt, request)
+        except UnicodeEncodeError:  # half a surrogate pair, which nothing can carry
+            return Rejected("content_rejected", "not Unicode")
         except TimeoutError:
-            return _failed(attempt, "timeout", attempt.phase.value)
+            return _failed(attempt, "timeout")
         except _AnswerTooLong:
             return Unknown("bad_answer", f"more than {MAX_ANSWER_BYTES} bytes")
         except (aiohttp.ClientConnectionError, OSError) as exc:
@@ -434,7 +442,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-def _failed(attempt: _Attempt, reason: str, raw: str) -> Outcome:
+def _failed(attempt: _Attempt, reason: str, raw: str = "") -> Outcome:
     """The outcome of a request that got no answer: by what may have left, not by what went wrong."""
     if attempt.phase is not _Phase.CONNECT:
         return Unknown(reason, raw)
@@ -442,7 +450,7 @@ def _failed(attempt: _Attempt, reason: str, raw: str) -> Outcome:
         return Retry("send_before_passed", sent=False)
     if raw == "closed":
         return Retry("closed", sent=False)
-    return Retry("not_connected" if reason != "bad_answer" else "gateway_error", raw, sent=False)
+    return Retry("not_connected" if reason != "bad_answer" else "gateway_error", raw or reason, sent=False)
 
 
 def _describe(exc: BaseException) -> str:

@@ -133,7 +133,7 @@ ANSWERS = {
         raw(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"8000\r\n" + b"x" * 32768, then="stay"
         ),
-        Unknown("timeout", "answer"),
+        Unknown("timeout"),
     ),
     "compressed, though not asked for": (
         raw(
@@ -149,8 +149,8 @@ ANSWERS = {
         raw(b"HTTP/1.1 101 X\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n"),
         Unknown("bad_answer", "HTTP 101"),
     ),
-    "never answered": (silence, Unknown("timeout", "answer")),
-    "answered byte by byte": (drip, Unknown("timeout", "answer")),
+    "never answered": (silence, Unknown("timeout")),
+    "answered byte by byte": (drip, Unknown("timeout")),
     "server error": (status(500), Unknown("server_error", "HTTP 500")),
     "unavailable": (status(503, "Retry-After: 9"), Unknown("server_error", "HTTP 503")),
     "throttled": (status(429, "Retry-After: 7"), Retry("throttled", "HTTP 429", 7.0)),
@@ -250,7 +250,7 @@ async def test_connecting_takes_too_long(gateway, sink, submission):
         resolver=Resolver(before=asyncio.Event().wait),
     )
     send(link, submission())
-    assert await sink.outcomes_of(1) == [Retry("not_connected", "connect", sent=False)]
+    assert await sink.outcomes_of(1) == [Retry("not_connected", "timeout", sent=False)]
 
 
 async def test_tls_that_fails(wire, gateway, sink, submission):
@@ -314,7 +314,7 @@ async def test_a_server_that_does_not_read_is_unknown(gateway, sink, submission)
             request=lambda s: HttpRequest("POST", f"http://127.0.0.1:{port}/", {}, b"x" * 16_000_000),
         )
         send(link, submission())
-        assert await sink.outcomes_of(1) == [Unknown("timeout", "send")]
+        assert await sink.outcomes_of(1) == [Unknown("timeout")]
 
 
 # -- never twice
@@ -617,6 +617,25 @@ async def test_some_segments_only_cannot_be_sent(wire, gateway, sink, submission
     assert sink.reported == [(text, i, Rejected("partial_unsupported")) for i in (0, 2)]
     assert server.connections == 0
     assert link.take(100) == 20
+
+
+@pytest.mark.parametrize(
+    "to", ["", "12025550101", "+", "+0202555", "+1202555\x00", "+1202555\n", "+1234567890123456"]
+)
+async def test_a_number_that_is_none_is_not_sent(to, wire, gateway, sink, submission):
+    server = await wire(accept)
+    send(await gateway(server.port), submission(to=to))
+    assert await sink.outcomes_of(1) == [Rejected("invalid_number", "not E.164")]
+    assert server.connections == 0
+
+
+async def test_a_text_that_is_not_unicode_is_not_sent(wire, gateway, sink, submission):
+    server = await wire(accept)
+    url = f"http://127.0.0.1:{server.port}/"
+    link = await gateway(server.port, request=lambda s: HttpRequest("POST", url, {}, s.text.encode()))
+    send(link, submission(text="\ud83d"))
+    assert await sink.outcomes_of(1) == [Rejected("content_rejected", "not Unicode")]
+    assert server.connections == 0
 
 
 # -- opening and closing
