@@ -17,8 +17,12 @@ YEARS_KEPT: Final = 4_096  # (country, subdivision, year) triples, some 20 dates
 
 
 def supported(country: str, subdivision: str = "") -> bool:
-    known = holidays.list_supported_countries()
-    return country in known and (not subdivision or subdivision in known[country])
+    """Asks for that one calendar: the package's list of all would load all of them."""
+    try:
+        holidays.country_holidays(country, subdiv=subdivision or None)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def calendar(country: str, subdivision: str = "") -> Callable[[date], bool]:

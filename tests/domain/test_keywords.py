@@ -1,0 +1,238 @@
+"""Stop, start and help in 39 languages, and in the ways in which people write them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.countries import BadPack, Packs
+from app.countries import keywords as lists
+from app.domain.keywords import MAX_TEXT_CHARS, Match, normalise
+
+PACKS = Packs.load()
+FILE = lists.load_file()
+KEYWORDS = lists.matcher(FILE, PACKS)
+STOPS = [
+    (code, word, country)
+    for code, language in FILE.languages.items()
+    for word in (*language.stop, *language.stop_alone)
+    for country in {p.id for p in PACKS.all() if code in p.data.languages} or {"default"}
+]
+
+
+def action(text: str, country: str = "US") -> tuple[str, bool] | None:
+    match = KEYWORDS.match(text, country)
+    return (match.action, match.doubtful) if match else None
+
+
+def test_the_lists_cover_39_languages_and_stop_everywhere() -> None:
+    assert len(FILE.languages) == 39
+    for pack in PACKS.all():
+        for text in ("STOP", "stop.", "Stop!"):
+            assert KEYWORDS.match(text, pack.id) is not None, pack.id
+            assert action(text, pack.id) == ("stop", False), pack.id
+
+
+@pytest.mark.parametrize(
+    "spelling", [str, str.lower, str.title, '"{}"'.format, " {} !\n".format, "👍 {}".format]
+)
+def test_every_opt_out_word_acts_in_its_countries(spelling: object) -> None:
+    missed = [
+        (code, word, country)
+        for code, word, country in STOPS
+        if action(spelling(word), country) != ("stop", False)  # type: ignore[operator]
+    ]
+    assert not missed
+
+
+def test_every_opt_out_word_of_a_pack_acts_in_its_country() -> None:
+    missed = [
+        (pack.id, word)
+        for pack in PACKS.all()
+        for word in pack.data.opt_out.keywords
+        if action(word, pack.id) != ("stop", False)
+    ]
+    assert not missed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stop",
+        "STOP.",
+        "'Stop'",
+        "«STOP»",
+        "S T O P",
+        "S.T.O.P.",
+        "s-t-o-p",
+        "ＳＴＯＰ",
+        "𝐒𝐓𝐎𝐏",
+        "\u200bSTOP\u200e\ufeff",
+        "STOP\u202c",
+        "ST\u00adOP",  # soft hyphen
+        "🛑 STOP 🛑",
+        "STOP✋🏽",
+        "STOP\x00",
+        "STOP 36180",
+        "STOP36180",
+        "stop please",
+        "STOP PLS!!",
+        "StopAll",
+        "STOP ALL",
+        "opt-out",
+        "OPT OUT",
+        "optout",
+        "Unsubscribe",
+        "cancel",
+        "END",
+        "revoke",
+    ],
+)
+def test_ways_to_write_stop(text: str) -> None:
+    assert action(text) == ("stop", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "country"),
+    [
+        ("arrêt", "FR"), ("ARRET", "FR"), ("arre\u0302t", "FR"),
+        ("İPTAL", "TR"), ("iptal", "TR"), ("IPTAL", "TR"), ("ıptal", "TR"), ("çık", "TR"), ("CIK", "TR"),
+        ("إلغاء", "SA"), ("الغاء", "SA"), ("إلـغـاء", "SA"), ("أَلغاء", "SA"),
+        ("إيقاف", "SA"), ("ايقاف", "SA"),
+        ("διαγραφή", "GR"), ("ΔΙΑΓΡΑΦΗ", "GR"), ("τέλος", "GR"),
+        ("từ chối", "VN"), ("TU CHOI", "VN"), ("Tu\u031b\u0300 chô\u0301i", "VN"), ("hủy", "VN"),
+        ("STOPP", "SE"), ("REZYGNUJĘ", "PL"), ("rezygnuje", "PL"), ("não", "XX"),
+        ("הסר", "IL"), ("הָסֵר", "IL"), ("退订", "CN"), ("TD退订", "CN"), ("수신거부", "KR"), ("ยกเลิก", "TH"),
+        ("बंद", "IN"), ("স্টপ", "XX"), ("СТОП", "RU"), ("стоп!", "RU"),
+    ],
+)  # fmt: skip
+def test_scripts_and_accents(text: str, country: str) -> None:
+    assert action(text, country) == (None if country == "XX" else ("stop", False))
+
+
+@pytest.mark.parametrize("letter", ["T", "R", "N"])
+def test_single_letters_act_in_their_country_only(letter: str) -> None:
+    assert action(letter, "CN") == ("stop", False)
+    assert action(letter.lower() + "。", "CN") == ("stop", False)
+    assert action(letter, "US") is None
+    assert action(f"{letter} please", "CN") is None
+
+
+def test_short_words_act_in_their_country_or_alone() -> None:
+    assert action("TC", "VN") == ("stop", False)
+    assert action("TC", "US") is None
+    assert action("END", "GB") == ("stop", False)
+    assert action("the end is near") is None
+    assert action("cancel my order") is None
+    assert action("quit smoking program") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "please stop",
+        "pls STOP now",
+        "Stop texting me or I will call my lawyer",
+        "I told you twice already, take me off your list",
+        "STOP\n\nOn Tue, Acme wrote:\n> Big sale today only",
+        "Stop\nSent from my iPhone",
+        "don’t text me again ever",
+        "UNSUBSCRIBE ME from all of it please",
+        "no quiero más mensajes",
+        "je ne veux plus recevoir vos messages",
+        "请不要再发短信给我了",
+        "麻烦退订一下谢谢",
+        "もう配信停止してください",
+        "لا ترسل لي رسائل",
+        "xin đừng nhắn tin nữa",
+    ],
+)
+def test_what_sounds_like_stop_is_one_in_doubt(text: str) -> None:
+    assert action(text) == ("stop", True)
+
+
+@pytest.mark.parametrize("text", ["HELP", "help!", "Info", "HELP please", "aide", "AYUDA"])
+def test_help(text: str) -> None:
+    assert action(text) == ("help", False)
+
+
+def test_start_is_a_whole_message_and_yes_needs_a_question() -> None:
+    assert action("START") == ("start", False)
+    assert action("unstop") == ("start", False)
+    assert action("start now") is None
+    assert action("YES") == ("start", True)
+    assert action("Oui", "FR") == ("start", True)
+    assert action("ALTA", "MX") == ("start", False)
+    assert action("ALTA", "JP") == ("start", True)  # a foreign word for it
+
+
+def test_a_countrys_own_words_go_first_and_stop_before_all_else() -> None:
+    assert KEYWORDS.match("СТОП", "UA") == Match("stop", "СТОП", "ru", False)  # no pack for UA: any language
+    assert KEYWORDS.match("TAK", "PL") == Match("start", "TAK", "pl", True)
+    assert KEYWORDS.match("STOP", "DE") is not None
+    assert action("help stop") == ("help", False)  # the first word is what they ask for
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "!!!",
+        "👍",
+        "\u200b",
+        "Thanks, see you there",
+        "What time do you open on Sunday?",
+        "ok",
+        "1",
+        "no",
+        "The bus stop is next to the bank, isn't it",
+        "I'd like to start on Monday",
+    ],
+)
+def test_ordinary_texts_are_left_alone(text: str) -> None:
+    assert action(text) is None
+
+
+def test_a_text_is_read_up_to_its_limit() -> None:
+    assert action("x " * MAX_TEXT_CHARS + "stop texting me") is None
+    assert action("x " * 100 + "stop texting me") == ("stop", True)
+
+
+@given(st.text(max_size=80), st.sampled_from(["US", "TR", "CN", "EE", ""]))
+def test_any_text_has_an_answer(text: str, country: str) -> None:
+    match = KEYWORDS.match(text, country)
+    assert match is None or match.action in ("stop", "start", "help")
+    for key in normalise(text):
+        assert key
+        assert key == " ".join(key.split())
+
+
+def test_confirmations_fit_and_name_the_brand() -> None:
+    fields = {"brand": "Acme", "contact": "acme.example/help", "program": "news", "frequency": "4/month"}
+    assert "en" in FILE.confirmations
+    for answers in FILE.confirmations.values():
+        for text in (answers.stop, answers.start, answers.help):
+            filled = text.format(**fields)
+            assert "Acme" in filled
+            assert filled.isascii()
+            assert len(filled) <= 160, filled
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ('confidence = "sourced"', 'confidence = "sure"'),
+            r"keywords\.toml: Invalid enum value 'sure' - at",
+        ),
+        (("[confirmations.en]", "[confirmations.xx]"), "English is missing"),
+        (("stop_alone", "stop_lonely"), "unknown field `stop_lonely`"),
+    ],
+)
+def test_a_broken_list_is_one_line(change: tuple[str, str], message: str) -> None:
+    content = lists.files("app.countries").joinpath("keywords.toml").read_text("utf-8")
+    with pytest.raises(BadPack, match=message) as error:
+        lists.read(content.replace(*change).encode())
+    assert "\n" not in str(error.value)
