@@ -206,8 +206,8 @@ def normalise(text: str) -> tuple[str, ...]:
     if not accented:
         return ()
     decomposed = unicodedata.normalize("NFKD", accented)
-    bare = unicodedata.normalize("NFC", "".join(c for c in decomposed if not _is_mark(c)))
-    keys = dict.fromkeys((accented, bare))
+    bare = _words(unicodedata.normalize("NFC", "".join(c for c in decomposed if not _is_mark(c))))
+    keys = dict.fromkeys(key for key in (accented, bare) if key)
     letters = bare.split()
     if len(letters) > 1 and all(len(letter) == 1 for letter in letters):
         keys["".join(letters)] = None
