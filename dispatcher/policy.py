@@ -154,21 +154,7 @@ class Desk:
         """The answers, one letter an entry of `go`: stops and waits leave `go`; traces grow."""
         pack = decision.parcel.pack
         caps = decision.caps or [None] * len(letters)
-        asked = {
-            entry.index: (letter, cap) for entry, letter, cap in zip(decision.go, letters, caps, strict=True)
-        }
-        traces = []
-        for indexes, trace, until in decision.traces:
-            groups: dict[tuple[str, Cap | None] | None, list[int]] = {}
-            for index in indexes:
-                groups.setdefault(asked.get(index), []).append(index)
-            for answer, members in groups.items():
-                if answer is None:
-                    traces.append((members, trace, until))
-                else:
-                    when = now_s + CAP_RETRY_S if answer[0] == CAPPED else until
-                    traces.append((members, trace + self._steps(pack, *answer), when))
-        decision.traces = traces
+        decision.traces = self._grown(decision, letters, caps, now_s)
         if letters.count(PASS) == len(letters):
             return
         go, capped = [], []
@@ -190,6 +176,26 @@ class Desk:
                 decision.stops += [(e, State.expired, "frequency_cap_past_expiry") for e in capped]
             else:
                 decision.waits.append(Waits(capped, until, "frequency_cap"))
+
+    def _grown(
+        self, decision: Decision, letters: str, caps: Sequence[Cap | None], now_s: float
+    ) -> list[tuple[list[int], tuple[Step, ...], float | None]]:
+        """The traces with the steps of Redis' answers."""
+        asked = {
+            entry.index: (letter, cap) for entry, letter, cap in zip(decision.go, letters, caps, strict=True)
+        }
+        traces = []
+        for indexes, trace, until in decision.traces:
+            groups: dict[tuple[str, Cap | None] | None, list[int]] = {}
+            for index in indexes:
+                groups.setdefault(asked.get(index), []).append(index)
+            for answer, members in groups.items():
+                if answer is None:
+                    traces.append((members, trace, until))
+                else:
+                    when = now_s + CAP_RETRY_S if answer[0] == CAPPED else until
+                    traces.append((members, trace + self._steps(decision.parcel.pack, *answer), when))
+        return traces
 
     def _steps(self, pack: Pack, letter: str, cap: Cap | None) -> tuple[Step, ...]:
         """The steps that Redis' answer stands for."""

@@ -123,7 +123,7 @@ class Sweeper:
     async def _roll_up(self) -> None:
         async with self._database.driver() as driver:
             while await sweeps.roll_up(driver) == sweeps.ROLLUP_PAGE:
-                await asyncio.sleep(0)
+                continue
 
     async def _parked(self) -> None:
         await self._receiver.retry_parked()

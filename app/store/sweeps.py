@@ -168,7 +168,7 @@ class _Settlement:
                         reason,
                         None,
                         at(self.now_s),
-                    )  # fmt: skip
+                    )
                 )
         end = retry.conclude(
             parts,
