@@ -54,7 +54,7 @@ wheel: $(READY_TO_TEST)
 
 $(VENV)/made.stamp:
 	@for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
-	    if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    if $$python -c 'import sys, ssl, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        echo "making $(VENV) with $$($$python --version)"; \
 	        $$python -m venv $(VENV) && touch $@; exit; \
 	    fi; \

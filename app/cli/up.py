@@ -41,7 +41,7 @@ PROBE_TIMEOUT_S = 1.0
 ENGINE_TIMEOUT_S = 600.0  # replaying a long write-ahead log takes its time
 ROLE_TIMEOUT_S = 60.0
 # With the engines' own limits, 9.5 s in the worst case.
-STOP_S = {"api": 1.5, "dispatch": 4.0, "sandbox": 0.5}
+STOP_S = {"api": 2.5, "dispatch": 3.2, "sandbox": 0.3}
 
 
 @click.command()
