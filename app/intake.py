@@ -34,9 +34,9 @@ from app.store.parcels import HORIZON_S
 
 MAX_GROUP = 500  # single messages in one transaction
 MAX_WAITING = 20_000  # single messages waiting for theirs
-PACKS_A_COPY = 20  # packs written in one stretch: bounds how long the loop is held
+PACKS_A_COPY = 10  # packs written in one stretch: bounds how long the loop is held
 MAX_UNOFFERED = 2_000  # parcels kept for Redis; what is over is left to the sweeper
-OFFER_PAGE = 100
+OFFER_PAGE = 25
 EPOCH_CHECK_S = 1.0
 REATTACH_S = 0.5
 STOP_S = 10.0  # for what is being committed at the end
@@ -125,17 +125,38 @@ class Intake:
     async def _serve(self) -> None:
         while True:
             await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
-                group = self._take()
-                try:
-                    await self._commit(group)
-                except asyncio.CancelledError:
-                    _fail(group, ConnectionAbortedError("shutting down"))
-                    raise
-                except Exception as error:
-                    await self._one_by_one(group, error)
-            self._idle.set()
+            try:
+                await self._serve_on_one_connection()
+            except asyncio.CancelledError:
+                self._fail_all(ConnectionAbortedError("shutting down"))
+                raise
+            except Exception as error:  # no connection to be had
+                self._fail_all(error)
+
+    async def _serve_on_one_connection(self) -> None:
+        """Group after group, until a fault of the connection: taking one from the pool costs as much as a group."""
+        async with self._database.driver() as driver:
+            while not driver.is_closed():
+                await self._arrived.wait()
+                if driver.is_closed():  # while we waited: nothing was sent on it
+                    return
+                self._arrived.clear()
+                while self._waiting:
+                    group = self._take()
+                    try:
+                        await self._commit(driver, group)
+                    except asyncio.CancelledError:
+                        _fail(group, ConnectionAbortedError("shutting down"))
+                        raise
+                    except Exception as error:
+                        await self._one_by_one(driver, group, error)
+                self._idle.set()
+
+    def _fail_all(self, error: BaseException) -> None:
+        self._arrived.clear()
+        waiting, self._waiting = list(self._waiting), deque()
+        _fail(waiting, error)
+        self._idle.set()
 
     def _take(self) -> list[Waiting]:
         """The next group; of several messages with one key the first, the rest come after."""
@@ -154,22 +175,22 @@ class Intake:
         self._waiting.extendleft(reversed(later))
         return group
 
-    async def _one_by_one(self, group: list[Waiting], error: Exception) -> None:
+    async def _one_by_one(self, driver: asyncpg.Connection, group: list[Waiting], error: Exception) -> None:
         """A group failed: one bad message must not take its neighbours along."""
         if len(group) == 1 or not isinstance(error, _BAD_ROW):
             _fail(group, error)
             return
         for one in group:
             try:
-                await self._commit([one])
+                await self._commit(driver, [one])
             except Exception as alone:
                 _fail([one], alone)
 
-    async def _commit(self, group: list[Waiting]) -> None:
+    async def _commit(self, driver: asyncpg.Connection, group: list[Waiting]) -> None:
         now_s = self._clock()
         drafts, found = _grouped([single for single, _ in group], now_s)
         parcels: list[Parcel] = []
-        async with self._database.driver() as driver, driver.transaction():
+        async with driver.transaction():
             lost = await self._claimed(driver, group, found)
             if lost:
                 drafts = _without(drafts, {found[place] for place in lost})

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from app.api import limits
 from app.api.context import Context
@@ -144,18 +145,18 @@ def _too_large(limit: int) -> Problem:
 Hot = Callable[[Request, Context], Awaitable[Answer]]
 
 
-class Entrance:
-    """ASGI middleware. `hot` are the bare routes, by method and path."""
+class Application(FastAPI):
+    """FastAPI behind this entrance. `hot` are the bare routes, by method and path."""
 
-    def __init__(self, app: ASGIApp, *, hot: Mapping[tuple[str, str], Hot]) -> None:
-        self.app = app
+    def __init__(self, *, hot: Mapping[tuple[str, str], Hot], **options: Any) -> None:
+        super().__init__(**options)
         self._hot = dict(hot)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await super().__call__(scope, receive, send)
             return
-        context: Context = scope["app"].state.context
+        context: Context = self.state.context
         metrics = context.metrics
         started = time.perf_counter()
         status = 500
@@ -178,7 +179,7 @@ class Entrance:
                         status = message["status"]
                     await send(message)
 
-                await self.app(scope, bounded(receive, scope), watched)
+                await super().__call__(scope, bounded(receive, scope), watched)
         except Disconnected:
             status = 499
         finally:

@@ -29,6 +29,7 @@ class Metrics(Collector):
         self.rejected: Counter[str] = Counter()  # code
         self.in_flight = 0
         self.bytes_in_flight = 0
+        self.uploads = 0
         self.replayed = 0
         self._durations: dict[tuple[str, str, str], list[float]] = {}
         self.registry.register(self)
@@ -66,6 +67,7 @@ class Metrics(Collector):
         yield duration
         for name, text, value in (
             ("volley_http_requests_in_flight", "Requests being served.", self.in_flight),
+            ("volley_uploads_in_flight", "Files being read.", self.uploads),
             ("volley_http_bytes_in_flight", "Bytes of bodies being worked on.", self.bytes_in_flight),
         ):
             yield GaugeMetricFamily(name, text, value)

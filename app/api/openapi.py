@@ -104,7 +104,53 @@ def _paths() -> dict[str, dict[str, Any]]:
                 [],
             )
         },
+        "/v1/batches/upload": {
+            "post": _hot(
+                "Upload a batch",
+                "Streams a file of recipients into a batch; nothing is handed over before the whole file is in. "
+                "NDJSON has a recipient a line; CSV (UTF-8; comma, semicolon or tab) has a header with `to` or "
+                "`phone`, `client_reference` if wanted, and a column for each variable. Rows that can't be "
+                f"accepted are listed, the first {limits.MAX_SHOWN_REJECTIONS} here and "
+                f"{limits.MAX_KEPT_REJECTIONS:,} at `rejections_url`.\n\nWith an Idempotency-Key, a broken upload "
+                "is resumed by sending the same file again, or replaced with `replace=true`.",
+                {
+                    "application/x-ndjson": {
+                        "schema": {"type": "string", "description": "A recipient a line."}
+                    },
+                    "text/csv": {
+                        "schema": {"type": "string", "description": "A header and a recipient a record."}
+                    },
+                },
+                "PostedBatch",
+                _query(),
+            )
+        },
     }
+
+
+def _query() -> list[dict[str, Any]]:
+    """The parameters of an upload: a batch's terms, but metadata."""
+    terms = wire.schemas()["BatchTerms"]
+    found = [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in terms["required"],
+            "schema": _without_null(one),
+        }
+        for name, one in terms["properties"].items()
+        if name != "metadata"
+    ]
+    replace = {"type": "boolean", "default": False}
+    return [*found, {"name": "replace", "in": "query", "required": False, "schema": replace}]
+
+
+def _without_null(found: dict[str, Any]) -> dict[str, Any]:
+    """A query parameter is there or isn't; it can't be null."""
+    if "anyOf" not in found:
+        return found
+    kinds = [one for one in found["anyOf"] if one != {"type": "null"}]
+    return kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
 
 
 def install(app: FastAPI) -> None:

@@ -32,6 +32,7 @@ from app.domain import ids
 from app.intake import Full, Keyed, Single
 from app.store.batches import BatchState, NewBatch, RejectionRow
 from app.store.idempotency import Kept, Slot, StoredAnswer, encode_answer
+from app.store.intake import Draft
 
 MESSAGES = "/v1/messages"
 BATCHES = "/v1/batches"
@@ -43,7 +44,7 @@ async def post_message(request: Request, context: Context) -> Answer:
     caller = await context.authenticator.authenticate(request.headers.authorization)
     caller.demand("send")
     request.demand_json()
-    key = checked_key(_text(request.headers.idempotency_key))
+    key = checked_key(header_text(request.headers.idempotency_key))
     raw = await request.body(limits.MAX_MESSAGE_BYTES)
     try:
         single = await _single(raw, caller, context)
@@ -72,7 +73,7 @@ async def _single(raw: bytes, caller: Caller, context: Context) -> Single:
     """The message, checked. Raises Problem."""
     posted = decoding.decode(raw, wire.decode_message)
     now_s = context.clock() // DUE_STEP_S * DUE_STEP_S
-    template = await _template(posted.template, caller, context)
+    template = await template_of(posted.template, caller, context)
     terms = terms_of(posted, caller, template, now_s)
     drafting = Drafting(terms, caller.hash_key, await context.references.regions(), None)
     try:
@@ -98,13 +99,13 @@ async def post_batch(request: Request, context: Context) -> Answer:
     caller = await context.authenticator.authenticate(request.headers.authorization)
     caller.demand("send")
     request.demand_json()
-    key = checked_key(_text(request.headers.idempotency_key))
+    key = checked_key(header_text(request.headers.idempotency_key))
     raw = await request.body(limits.MAX_BATCH_BYTES)
     posted, undecoded = _decoded(raw)
     if not posted.recipients and not undecoded:
         raise field_problem("/recipients", "too_short", "a batch has at least one recipient")
     now_s = context.clock()
-    terms = terms_of(posted, caller, await _template(posted.template, caller, context), now_s)
+    terms = terms_of(posted, caller, await template_of(posted.template, caller, context), now_s)
     extra = extra_of(posted, caller)
     batch_id = ids.new_id(now_s)
     drafting = Drafting(terms, caller.hash_key, await context.references.regions(), batch_id)
@@ -116,7 +117,7 @@ async def post_batch(request: Request, context: Context) -> Answer:
         raise Problem(422, "no_valid_recipients", "no recipient can be accepted", errors)
     batch = new_batch(posted, terms, batch_id, now_s, extra)
     batch = msgspec.structs.replace(batch, total=drafting.accepted, rejected=len(rejected))
-    body = answer_of(batch, rejected)
+    body = batch_answer(batch_id, batch.total, batch.rejected, rejected)
     keyed = None
     if key is not None:
         stored = encode_answer(StoredAnswer(body, {}))
@@ -127,8 +128,7 @@ async def post_batch(request: Request, context: Context) -> Answer:
     if kept is not None:
         assert keyed is not None
         return _replayed(kept, keyed.request_hash, context)
-    for draft in drafts:
-        context.metrics.accepted[(draft.pack.region, draft.pack.category)] += len(draft.pack.entries)
+    count_accepted(context, drafts)
     return Answer(202, body)
 
 
@@ -178,17 +178,23 @@ def _demand_count(count: int) -> None:
 async def _add_all(drafting: Drafting, recipients: Sequence[wire.Recipient], undecoded: Undecoded) -> None:
     step = limits.ROWS_A_STRETCH
     for start in range(0, len(recipients), step):
-        if undecoded:
-            for index in range(start, min(start + step, len(recipients))):
-                fault = undecoded.get(index)
-                if fault is None:
-                    drafting.add(recipients[index : index + 1], index)
-                else:
-                    refused = Refused(fault.pointer, fault.code, fault.detail)
-                    drafting.reject(index, "/recipients", refused)
-        else:
-            drafting.add(recipients[start : start + step], start)
+        add(drafting, recipients[start : start + step], start, undecoded, "/recipients")
         await asyncio.sleep(0)
+
+
+def add(
+    drafting: Drafting, recipients: Sequence[wire.Recipient], first: int, undecoded: Undecoded, base: str
+) -> None:
+    """Draft a stretch of recipients; those that couldn't be decoded are rejected in their place."""
+    if not undecoded:
+        drafting.add(recipients, first, base)
+        return
+    for index, recipient in enumerate(recipients, first):
+        fault = undecoded.get(index)
+        if fault is None:
+            drafting.add((recipient,), index, base)
+        else:
+            drafting.reject(index, base, Refused(fault.pointer, fault.code, fault.detail))
 
 
 def new_batch(
@@ -220,17 +226,19 @@ def new_batch(
     )
 
 
-def answer_of(batch: NewBatch, rejected: Sequence[wire.Rejection]) -> bytes:
+def batch_answer(
+    batch_id: bytes, accepted: int, rejected_count: int, rejected: Sequence[wire.Rejection]
+) -> bytes:
     """The 202 of a batch."""
-    name = ids.text(batch.id)
+    name = ids.text(batch_id)
     url = f"{BATCHES}/{name}"
     return wire.encode(
         wire.PostedBatch(
             id=name,
             state="running",
-            accepted=batch.total,
+            accepted=accepted,
             rejected=list(rejected),
-            rejected_count=batch.rejected,
+            rejected_count=rejected_count,
             url=url,
             rejections_url=f"{url}/rejections",
         )
@@ -242,13 +250,20 @@ def rejection_row(rejected: wire.Rejection) -> RejectionRow:
     return RejectionRow(rejected.index, rejected.pointer, rejected.code, rejected.detail)
 
 
+def count_accepted(context: Context, drafts: Sequence[Draft]) -> None:
+    """Into the metrics."""
+    for draft in drafts:
+        context.metrics.accepted[(draft.pack.region, draft.pack.category)] += len(draft.pack.entries)
+
+
 def count_rejected(context: Context, rejected: Sequence[wire.Rejection]) -> None:
     """Into the metrics."""
     for one in rejected:
         context.metrics.rejected[one.code] += 1
 
 
-async def _template(label: str | None, caller: Caller, context: Context) -> StoredTemplate | None:
+async def template_of(label: str | None, caller: Caller, context: Context) -> StoredTemplate | None:
+    """The template that a request names."""
     return None if label is None else await context.references.template(caller.tenant_id, label)
 
 
@@ -258,5 +273,6 @@ def _replayed(kept: Kept, wanted: bytes, context: Context) -> Answer:
     return Answer(status, stored.body, {**stored.headers, REPLAYED: "true"})
 
 
-def _text(header: bytes | None) -> str | None:
+def header_text(header: bytes | None) -> str | None:
+    """A header's value."""
     return None if header is None else header.decode("latin-1")

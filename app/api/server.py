@@ -18,10 +18,10 @@ from fastapi import APIRouter, FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from app import logs
-from app.api import batches, health, openapi, posting, problems, reading
+from app.api import batches, health, openapi, posting, problems, reading, upload
 from app.api.auth import Authenticator
 from app.api.context import Context
-from app.api.entrance import Entrance
+from app.api.entrance import Application
 from app.api.metrics import Metrics
 from app.api.reference import References
 from app.intake import Intake
@@ -42,12 +42,14 @@ Lists are paged by opaque cursors."""
 HOT = {
     ("POST", posting.MESSAGES): posting.post_message,
     ("POST", posting.BATCHES): posting.post_batch,
+    ("POST", upload.UPLOAD): upload.post_upload,
 }
 
 
 def create_app(settings: Settings) -> FastAPI:
     """The app; its context is made when it starts. `settings` name PostgreSQL and Redis."""
-    app = FastAPI(
+    app = Application(
+        hot=HOT,
         title="Volley",
         version="1",
         description=DESCRIPTION,
@@ -57,7 +59,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.schema_head = health.schema_head()
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(Entrance, hot=HOT)
     for router in _routers():
         app.include_router(router)
     return app
@@ -121,6 +122,7 @@ def run(settings: Settings) -> None:
         http="httptools",
         lifespan="on",
         access_log=False,
+        proxy_headers=False,
         log_config=None,
         server_header=False,
         date_header=False,

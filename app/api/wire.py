@@ -130,7 +130,7 @@ class PostedBatch(msgspec.Struct):
     """The answer to a batch. `rejected_count` counts all that were rejected; `rejected` lists them."""
 
     id: str
-    state: Literal["running", "loading"]
+    state: Literal["running"]
     accepted: int
     rejected: list[Rejection]
     rejected_count: int
@@ -361,7 +361,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     """JSON Schemas of all of these, by name, for OpenAPI."""
     _, found = msgspec.json.schema_components(
         (
-            *(PostMessage, PostBatch, Posted, PostedBatch, Recipient, Message, MessagePage),
+            *(PostMessage, PostBatch, BatchTerms, Posted, PostedBatch, Recipient, Message, MessagePage),
             *(Batch, BatchPage, RejectionPage, Change, ProblemView),
         ),
         ref_template="#/components/schemas/{name}",

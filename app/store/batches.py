@@ -287,27 +287,32 @@ async def progressed(
     return status == "UPDATE 1"
 
 
-async def seal(
-    driver: asyncpg.Connection, batch_id: bytes, *, owner: str, upload: dict[str, Any], now_s: float
-) -> bool:
-    """An upload is complete: its batch runs. False if the batch isn't loading or has another owner."""
+async def take_over(driver: asyncpg.Connection, batch_id: bytes, upload: dict[str, Any]) -> bool:
+    """Make another connection the owner of a loading batch."""
     status = await driver.execute(
-        "UPDATE batches SET state = 2, sealed_at = $3, upload = $4::text::jsonb "
-        "WHERE id = $1 AND state = 1 AND upload->>'owner' = $2",
+        "UPDATE batches SET upload = $2::text::jsonb WHERE id = $1 AND state = 1",
         as_uuid(batch_id),
-        owner,
-        at(now_s),
         _text(upload),
     )
     return status == "UPDATE 1"
 
 
-async def uploaded(driver: asyncpg.Connection, tenant_id: int, key: str) -> Batch | None:
-    """The newest batch of an upload with that idempotency key."""
+async def seal(driver: asyncpg.Connection, batch_id: bytes, *, now_s: float) -> None:
+    """An upload is complete: its batch runs. In the transaction of its last `progressed`."""
+    await driver.execute(
+        "UPDATE batches SET state = 2, sealed_at = $2 WHERE id = $1 AND state = 1",
+        as_uuid(batch_id),
+        at(now_s),
+    )
+
+
+async def uploaded(driver: asyncpg.Connection, tenant_id: int, key: str, *, since: bytes) -> Batch | None:
+    """The newest batch of an upload with that idempotency key, made since that id."""
     row = await driver.fetchrow(
-        f"SELECT {_COLUMNS} FROM batches WHERE tenant_id = $1 AND upload->>'key' = $2 "  # noqa: S608
+        f"SELECT {_COLUMNS} FROM batches WHERE tenant_id = $1 AND id >= $3 AND upload->>'key' = $2 "  # noqa: S608
         "ORDER BY id DESC LIMIT 1",
         tenant_id,
         key,
+        as_uuid(since),
     )
     return _batch(row) if row else None

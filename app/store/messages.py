@@ -293,8 +293,7 @@ def _waiting(
     if batch is BatchState.loading:
         return Standing(State.accepted, "loading", attempts=attempts)
     if parcel.due_at > now:
-        reason = parcel.reason or "scheduled"
-        return Standing(State.deferred, reason, until=parcel.due_at, attempts=attempts)
+        return Standing(State.deferred, parcel.reason or "scheduled", until=parcel.due_at, attempts=attempts)
     held = {BatchState.paused: "paused", BatchState.cancelled: "batch_cancelled"}
     reason = held.get(batch, parcel.reason) if batch else parcel.reason
     return Standing(State.queued, reason, attempts=attempts)
