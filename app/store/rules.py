@@ -20,10 +20,8 @@ from app.store.intake import signed
 KEYWORD = "keyword"  # the source of a stop by text; only these are released by text
 MARKETING = "marketing"  # the purpose of which Redis holds a copy
 
-# Rule changes share _LOCK and a page of the copy takes it alone: a page is read and written to Redis with no
+# Rule changes share a lock and a page of the copy takes it alone: a page is read and written to Redis with no
 # change between. Changes of one tenant come one after the other, so Redis sees them in PostgreSQL's order.
-_LOCK = locks.RULES
-_TENANT_LOCK = locks.TENANT_CLASS
 
 
 class Suppression(msgspec.Struct, frozen=True):
@@ -63,14 +61,14 @@ class Event(msgspec.Struct, frozen=True):
 
 async def lock_for_change(driver: asyncpg.Connection, tenant_ids: Sequence[int]) -> None:
     """Hold off other changes of these tenants, and pages of the copy, until this transaction ends."""
-    await driver.execute("SELECT pg_advisory_xact_lock_shared($1)", _LOCK)
+    await driver.execute("SELECT pg_advisory_xact_lock_shared($1)", locks.RULES)
     for tenant_id in sorted(set(tenant_ids)):
-        await driver.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", _TENANT_LOCK, tenant_id)
+        await driver.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", locks.TENANT_CLASS, tenant_id)
 
 
 async def lock_for_copy(driver: asyncpg.Connection) -> None:
     """Hold off every change until this transaction ends."""
-    await driver.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+    await driver.execute("SELECT pg_advisory_xact_lock($1)", locks.RULES)
 
 
 # -- changes

@@ -282,17 +282,18 @@ def _event(change: Change, content: _Content, now_s: float) -> Event:
         "gateway": None if change.gateway_id is None else content.gateways.get(change.gateway_id),
         "gateway_message_id": content.carrier_ids.get(change.message_id),
         "metadata": extra.get("metadata"),
-        "at": _stamp(now_s),
+        "at": stamp(now_s),
     }
     event = f"message.{change.state.name}"
     return Event(change.tenant_id, change.message_id, event, data, now_s, extra.get("callback_url"))
 
 
 def _encode(event: Event) -> bytes:
-    return msgspec.json.encode({"type": event.event, "timestamp": _stamp(event.at_s), "data": event.payload})
+    return msgspec.json.encode({"type": event.event, "timestamp": stamp(event.at_s), "data": event.payload})
 
 
-def _stamp(instant_s: float) -> str:
+def stamp(instant_s: float) -> str:
+    """RFC 3339, in UTC, with milliseconds."""
     moment = datetime.fromtimestamp(instant_s, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
 

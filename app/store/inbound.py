@@ -1,0 +1,204 @@
+"""Texts that came in: stored once, and whose they are.
+
+Guarantees: a carrier's repetition within REPEAT_S is known by the carrier's id and the sender; who uses an
+address is asked of the sender table and of what was sent to that person, never guessed from the text.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from app.domain import ids
+from app.domain.pack import decode_pack
+from app.domain.recipient import hash_of
+from app.store import locks
+from app.store.intake import as_uuid, at, signed
+
+REPEAT_S = 86_400
+SENT_WITHIN_S = 90 * 86_400  # how long a text sent to a person says whose their answer is
+LOOKED_AT = 200  # newest texts sent to one person
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """A tenant, as far as inbound texts need it."""
+
+    id: int
+    name: str
+    hash_key: bytes
+    settings: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Owner({self.id})"
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A text to be stored."""
+
+    id: bytes
+    tenant_id: int | None
+    gateway_id: int
+    sender: str
+    to: str
+    text: str
+    action: str | None
+    keyword: str | None
+    doubtful: bool
+    gateway_message_id: str
+    at_s: float
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A text as its tenant reads it."""
+
+    id: UUID
+    sender: str
+    to: str
+    text: str
+    action: str | None
+    keyword: str | None
+    doubtful: bool
+    gateway: str
+    at: datetime
+
+
+async def lock(driver: asyncpg.Connection, gateway_id: int) -> None:
+    """One at a time stores what a gateway received, so that a repetition finds the first."""
+    await driver.execute("SELECT pg_advisory_xact_lock($1::int, $2::int)", locks.INBOUND_CLASS, gateway_id)
+
+
+async def repeats(
+    driver: asyncpg.Connection, gateway_id: int, texts: Sequence[tuple[str, str]], now_s: float
+) -> set[tuple[str, str]]:
+    """Which of these (carrier's id, sender) are stored already. Texts without an id can't be known again."""
+    rows = await driver.fetch(
+        "SELECT gateway_message_id, sender FROM inbound WHERE gateway_message_id <> ''"
+        " AND gateway_message_id = ANY($1::text[]) AND gateway_id = $2 AND at > $3",
+        [name for name, _ in texts if name],
+        gateway_id,
+        at(now_s - REPEAT_S),
+    )
+    return {(row["gateway_message_id"], row["sender"]) for row in rows}
+
+
+async def insert(driver: asyncpg.Connection, rows: Sequence[Row]) -> None:
+    """Store texts."""
+    await driver.copy_records_to_table(
+        "inbound",
+        records=[
+            (
+                as_uuid(r.id), r.tenant_id, r.gateway_id, r.sender, r.to, r.text, r.action, r.keyword,
+                r.doubtful, r.gateway_message_id, at(r.at_s),
+            )
+            for r in rows
+        ],
+        columns=[
+            "id", "tenant_id", "gateway_id", "sender", "to", "text", "action", "keyword",
+            "doubtful", "gateway_message_id", "at",
+        ],
+    )  # fmt: skip
+
+
+async def owners(driver: asyncpg.Connection) -> dict[int, Owner]:
+    """Every tenant, the operator's first."""
+    rows = await driver.fetch("SELECT id, name, hash_key, settings FROM tenants ORDER BY id")
+    return {row["id"]: Owner(row["id"], row["name"], bytes(row["hash_key"]), row["settings"]) for row in rows}
+
+
+async def registered(driver: asyncpg.Connection, addresses: Sequence[str]) -> dict[str, list[int]]:
+    """The tenants to whom these addresses belong by the sender table."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for row in await driver.fetch(
+        "SELECT tenant_id, address FROM senders WHERE address = ANY($1::text[]) ORDER BY tenant_id",
+        list(addresses),
+    ):
+        found[row["address"]].append(row["tenant_id"])
+    return found
+
+
+async def senders_to(
+    driver: asyncpg.Connection, e164: str, address: str, tenants: Mapping[int, Owner], now_s: float
+) -> list[int]:
+    """The tenants that sent to that person from that address, the last one first."""
+    hashes = {(one.id, signed(hash_of(one.hash_key, e164))) for one in tenants.values()}
+    rows = await driver.fetch(
+        "SELECT message_id, tenant_id, recipient FROM lookups WHERE recipient = ANY($1::bigint[])"
+        " AND message_id >= $2 ORDER BY message_id DESC LIMIT $3",
+        [recipient for _, recipient in hashes],
+        as_uuid(ids.first_id_at(now_s - SENT_WITHIN_S)),
+        LOOKED_AT,
+    )
+    sent = [
+        (row["tenant_id"], ids.pack_of(row["message_id"].bytes))
+        for row in rows
+        if (row["tenant_id"], row["recipient"]) in hashes
+    ]
+    if not sent:
+        return []
+    senders = {
+        row["id"].bytes: decode_pack(row["payload"]).sender
+        for row in await driver.fetch(
+            "SELECT id, payload FROM packs WHERE id = ANY($1::uuid[])",
+            [as_uuid(pack_id) for pack_id in {pack_id for _, pack_id in sent}],
+        )
+    }
+    matching = (tenant_id for tenant_id, pack_id in sent if senders.get(pack_id) == address)
+    return list(dict.fromkeys(matching))
+
+
+async def stopped_lately(
+    driver: asyncpg.Connection, tenant_id: int, sender: str, to: str, since_s: float
+) -> bool:
+    """Whether that person said stop to that address since then."""
+    return await driver.fetchval(
+        'SELECT EXISTS (SELECT FROM inbound WHERE tenant_id = $1 AND id >= $2 AND sender = $3 AND "to" = $4'
+        " AND action = 'stop')",
+        tenant_id,
+        as_uuid(ids.first_id_at(since_s)),
+        sender,
+        to,
+    )
+
+
+_SHOWN = """
+SELECT i.id, i.sender, i."to", i.text, i.action, i.keyword, i.doubtful, g.name AS gateway, i.at
+FROM inbound i JOIN gateways g ON g.id = i.gateway_id
+WHERE i.tenant_id = $1
+"""
+
+
+async def page(
+    driver: asyncpg.Connection,
+    tenant_id: int,
+    *,
+    before: bytes | None = None,
+    sender: str | None = None,
+    to: str | None = None,
+    action: str | None = None,
+    limit: int = 100,
+) -> list[Stored]:
+    """A tenant's texts, newest first, below the id `before`."""
+    rows = await driver.fetch(
+        _SHOWN + " AND ($2::uuid IS NULL OR i.id < $2) AND ($3::text IS NULL OR i.sender = $3)"
+        ' AND ($4::text IS NULL OR i."to" = $4) AND ($5::text IS NULL OR i.action = $5)'
+        " ORDER BY i.id DESC LIMIT $6",
+        tenant_id,
+        as_uuid(before),
+        sender,
+        to,
+        action,
+        limit,
+    )
+    return [Stored(**row) for row in rows]
+
+
+async def read(driver: asyncpg.Connection, tenant_id: int, inbound_id: bytes) -> Stored | None:
+    """One text of the tenant."""
+    row = await driver.fetchrow(_SHOWN + " AND i.id = $2", tenant_id, as_uuid(inbound_id))
+    return None if row is None else Stored(**row)
