@@ -42,6 +42,7 @@ class Decision(msgspec.Struct, gc=False):
     stops: list[tuple[Entry, State, str]]
     waits: list[Waits]
     traces: list[tuple[list[int], tuple[Step, ...], float | None]]
+    exempt: list[Entry] = []  # the one confirmation of a stop: it goes to a suppressed number
     caps: list[Cap | None] = []  # the frequency cap that each entry of `go` was counted against
 
 
@@ -124,6 +125,12 @@ class Desk:
         Puts `decision.go` into the order of the questions.
         """
         pack = decision.parcel.pack
+        decision.exempt = [e for e in decision.go if e.extra is not None and "confirms" in e.extra]
+        if decision.exempt:
+            apart = {e.index for e in decision.exempt}
+            decision.go = [e for e in decision.go if e.index not in apart]
+            if not decision.go:
+                return []
         if pack.category != Category.marketing:
             return [
                 Question(pack.tenant_id, pack.sender, [e.recipient for e in decision.go], need_consent=False)
@@ -152,11 +159,16 @@ class Desk:
 
     def second(self, decision: Decision, letters: str, now_s: float) -> None:
         """The answers, one letter an entry of `go`: stops and waits leave `go`; traces grow."""
-        pack = decision.parcel.pack
         caps = decision.caps or [None] * len(letters)
         decision.traces = self._grown(decision, letters, caps, now_s)
-        if letters.count(PASS) == len(letters):
-            return
+        if letters.count(PASS) != len(letters):
+            self._sort_out(decision, letters, caps, now_s)
+        if decision.exempt:
+            decision.go = [*decision.go, *decision.exempt]
+
+    def _sort_out(self, decision: Decision, letters: str, caps: Sequence[Cap | None], now_s: float) -> None:
+        """Whom the copy stops or holds leaves `go`."""
+        pack = decision.parcel.pack
         go, capped = [], []
         for entry, letter in zip(decision.go, letters, strict=True):
             if letter == SUPPRESSED:
@@ -185,13 +197,15 @@ class Desk:
             entry.index: (letter, cap) for entry, letter, cap in zip(decision.go, letters, caps, strict=True)
         }
         traces = []
+        replies = {e.index for e in decision.exempt}
         for indexes, trace, until in decision.traces:
             groups: dict[tuple[str, Cap | None] | None, list[int]] = {}
             for index in indexes:
                 groups.setdefault(asked.get(index), []).append(index)
             for answer, members in groups.items():
                 if answer is None:
-                    traces.append((members, trace, until))
+                    step: Step = ("suppression", "reply.confirmation", VERSION, "exempt")
+                    traces.append((members, (*trace, step) if replies.issuperset(members) else trace, until))
                 else:
                     when = now_s + CAP_RETRY_S if answer[0] == CAPPED else until
                     traces.append((members, trace + self._steps(decision.parcel.pack, *answer), when))

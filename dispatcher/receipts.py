@@ -16,11 +16,12 @@ import asyncpg
 
 from app.domain import ids
 from app.domain.message import Category
+from app.domain.recipient import to_check
 from app.store import receipts as store
 from app.store.engine import Database
 from app.store.webhooks import Change, Publisher
 from dispatcher.metrics import Metrics
-from dispatcher.recorder import Recorder, to_check
+from dispatcher.recorder import Recorder
 from gateways.base import Receipt
 
 GROUP_LIMIT = 2_000

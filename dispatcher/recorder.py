@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 import time
-import zlib
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -37,11 +36,6 @@ ACCEPTED = KINDS["accepted"]
 _SUBMITTING = int(State.submitting)
 
 log = logging.getLogger("volley.dispatcher")
-
-
-def to_check(number: str) -> int:
-    """15 bits by which a receipt's recipient can be held against ours without keeping the number."""
-    return zlib.crc32(number.lstrip("+").encode()) & 0x7FFF
 
 
 class Work:

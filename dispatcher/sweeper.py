@@ -13,23 +13,27 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+import msgspec
 
+from app.domain.recipient import to_check
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
-from app.store import binds, dispatch, idempotency, locks, parcels, partitions, receipts, sweeps
+from app.store import binds, dispatch, idempotency, inbox, locks, parcels, partitions, receipts, sweeps
 from app.store.engine import Database
 from app.store.webhooks import Publisher
+from dispatcher import inbound
 from dispatcher.metrics import Metrics
 from dispatcher.receipts import Receiver
-from dispatcher.recorder import to_check
+from gateways.base import Inbound
 
 _LOCK = locks.SWEEPER
-TICK_S = 0.5
+TICK_S = 0.25
 SILENCE_S = 5.0  # a lease not heard of for so long is dead: heartbeats come every second
 KEEP_IDEMPOTENCY_S = 48 * 3600
 KNOWN_PAGE = 2_000
 
 log = logging.getLogger("volley.dispatcher")
+_TEXT = msgspec.msgpack.Decoder(Inbound)
 
 
 class Sweeper:
@@ -55,7 +59,8 @@ class Sweeper:
         self._duties: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
             ("retake", 1.0, self._retake),
             ("roll_up", 1.0, self._roll_up),
-            ("parked", 1.0, self._parked),
+            ("parked", 0.5, self._parked),
+            ("inbox", 0.5, self._take_in),
             ("cancelled", 1.0, self._close_cancelled),
             ("expired", 2.0, self._close_expired),
             ("offer", 5.0, self._offer_missing),
@@ -127,6 +132,18 @@ class Sweeper:
 
     async def _parked(self) -> None:
         await self._receiver.retry_parked()
+
+    async def _take_in(self) -> None:
+        """Texts that HTTP callbacks brought."""
+        while True:
+            async with self._database.driver() as driver, driver.transaction():
+                texts = await inbox.unpark(driver)
+                for gateway_id, payload in texts:
+                    await inbound.take(
+                        self._database, self._queue, gateway_id, [_TEXT.decode(payload)], time.time()
+                    )
+            if len(texts) < inbox.PAGE:
+                break
 
     async def _close_cancelled(self) -> None:
         await self._close(sweeps.close_cancelled)

@@ -18,6 +18,7 @@ import msgspec
 from app.domain import ids, template, text
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Parcel, narrowed
+from app.domain.recipient import to_check
 from app.queue import lanes, rules, throttles
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import dispatch
@@ -28,7 +29,7 @@ from app.store.webhooks import Publisher
 from dispatcher.fleet import Fleet, Open
 from dispatcher.metrics import Metrics
 from dispatcher.policy import Decision, Desk, Step, Waits, trace_id
-from dispatcher.recorder import Recorder, Tag, Work, to_check
+from dispatcher.recorder import Recorder, Tag, Work
 from gateways.base import Outcome, Retry, Submission
 
 FRESH_S = 0.5  # a decision older than this authorises nothing
@@ -202,11 +203,15 @@ class Dispatcher:
     def _take(self, held: Open) -> int:
         """Credit of a gateway, if there is enough to be worth a cycle."""
         got = held.gateway.take(CYCLE_SEGMENTS)
-        window = sum(bind.window for bind in held.gateway.binds() if bind.state == "bound")
-        if got < min(LEAST_CREDIT, (window + 1) // 2):
+        if got < min(LEAST_CREDIT, (self._window(held) + 1) // 2):
             held.gateway.give_back(got)
             return 0
         return got
+
+    @staticmethod
+    def _window(held: Open) -> int:
+        """Everything that the gateway's bound connections may have unanswered."""
+        return sum(bind.window for bind in held.gateway.binds() if bind.state == "bound")
 
     def _give_back_credit(self, credit: dict[str, int]) -> None:
         for name, n in credit.items():
@@ -301,7 +306,11 @@ class Dispatcher:
             total = len(cut.parts)
             mask = parcel.masks.get(entry.index) or (1 << total) - 1
             need = total if mask == (1 << total) - 1 else mask.bit_count()
-            if portion.segments + need > room:
+            # A text longer than the whole window goes when the window is empty: what does not fit comes back.
+            fits = portion.segments + need <= room or (
+                not portion.submissions and need > room >= self._window(held) > 0
+            )
+            if not fits:
                 portion.held.append((entries[place:], now_s, "window_full", True))
                 break
             portion.segments += need
@@ -322,7 +331,7 @@ class Dispatcher:
                     category,
                 )
             )
-        credit[name] = room - portion.segments
+        credit[name] = max(0, room - portion.segments)
         if not portion.submissions and not decision.stops and not decision.waits and len(portion.held) == 1:
             portion.untouched = 0.0
         return portion

@@ -284,13 +284,13 @@ async def _correct(
     return {r[0].bytes for r in changed}
 
 
-async def park(driver: asyncpg.Connection, slips: Sequence[Slip], now_s: float) -> None:
+async def park(
+    driver: asyncpg.Connection, slips: Sequence[Slip], now_s: float, *, first_s: float = PARK_FIRST_S
+) -> None:
     """Keep receipts that match nothing yet: early ones, strays, other people's."""
     await driver.copy_records_to_table(
         "parked_receipts",
-        records=[
-            (s.gateway_id, msgspec.msgpack.encode(s), 0, at(now_s + PARK_FIRST_S), at(now_s)) for s in slips
-        ],
+        records=[(s.gateway_id, msgspec.msgpack.encode(s), 0, at(now_s + first_s), at(now_s)) for s in slips],
         columns=["gateway_id", "receipt", "tries", "next_at", "at"],
     )
 

@@ -439,6 +439,15 @@ cap_events = Table(
     Column("at", DateTime(timezone=True), nullable=False),
 )
 
+parked_inbound = Table(
+    "parked_inbound",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("gateway_id", SmallInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+)
+
 inbound = Table(
     "inbound",
     metadata,

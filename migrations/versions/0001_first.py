@@ -356,6 +356,12 @@ CREATE TABLE cap_events (
     at          timestamptz NOT NULL
 );
 CREATE INDEX cap_events_at ON cap_events USING brin (at);
+CREATE TABLE parked_inbound (                 -- texts that HTTP callbacks brought, for the dispatcher to take in
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    gateway_id  smallint NOT NULL,
+    payload     bytea NOT NULL,
+    at          timestamptz NOT NULL
+);
 CREATE TABLE inbound (
     id          uuid PRIMARY KEY,
     tenant_id   integer,
