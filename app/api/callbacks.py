@@ -66,7 +66,7 @@ async def take(gateway: str, request: Request) -> Response:
     async for piece in request.stream():
         body += piece
         if len(body) > MAX_BODY_BYTES:
-            raise Problem(413, "too_large", f"at most {MAX_BODY_BYTES} bytes")
+            raise Problem(413, "request_too_large", f"at most {MAX_BODY_BYTES} bytes")
     found, texts, reply = read(request.method, _public_url(row, request), dict(request.headers), bytes(body))
     if found or texts:
         await _store(request, row.id, found, texts)
