@@ -94,15 +94,13 @@ class Connection(asyncio.Protocol):
         return self.session.state is State.BOUND and self.session.kind != "receiver"
 
     def window_room(self) -> int:
-        """Free places in the window; 0 while the socket takes no more."""
-        if not self.can_send or not self._writable:
-            return 0
-        return self._config.options.window - self.in_flight
+        """Free places in the window."""
+        return self._config.options.window - self.in_flight if self.can_send else 0
 
     def room(self, now: float) -> int:
-        """Segments that may go now: free places in the window, as the pace allows."""
+        """Segments that may go now: free places in the window, as pace and socket allow."""
         room = self.window_room()
-        if room <= 0:
+        if room <= 0 or not self._writable:
             return 0
         available = self._pacer.available(now)
         return room if available >= room else max(int(available), 0)

@@ -294,7 +294,8 @@ class SMPPGateway:
                 return
         for segment in bodies:
             for place in places:
-                # The pace may have been cut since the credit was taken: the window decides.
+                # Since the credit was taken the pace may have been cut, or the socket have
+                # become full (then the connection keeps it, unsent): the window decides.
                 if place.room > 0 or place.connection.window_room() > len(place.segments):
                     place.add(submission, [segment])
                     break
