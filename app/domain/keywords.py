@@ -32,8 +32,8 @@ MAX_TEXT_CHARS: Final = 6_000  # 39 segments; what is longer is read so far
 MAX_WORDS: Final = 3  # of a message whose first word acts
 
 _INVISIBLE: Final = frozenset(("Cf", "Cc", "Cs", "Co", "Cn"))
-_MARKS: Final = (
-    (0x0300, 0x036F),  # Latin, Greek and Cyrillic accents, in the second key only
+_MARKS: Final = (  # dropped in the second key; vowel signs of Indic scripts and Thai stay
+    (0x0300, 0x036F),  # Latin, Greek and Cyrillic accents
     (0x0591, 0x05C7),  # Hebrew points
     (0x064B, 0x065F),  # Arabic vowels
 )
@@ -223,7 +223,7 @@ def _spaced(char: str) -> str:
         return " "
     if category in _INVISIBLE or category == "Me" or "\ufe00" <= char <= "\ufe0f":
         return ""
-    return "" if _is_mark(char) and char > "\u036f" else char
+    return char
 
 
 def _is_mark(char: str) -> bool:

@@ -95,6 +95,24 @@ def test_equals_phonenumbers_near_real_numbers(number: str, rng: random.Random) 
         assert ours(raw) == reference(raw), raw
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "+3758103304131",  # valid as it stands, but the plan cuts its 8 as a national prefix
+        "+37580012345",
+        "+78005553535",  # here the 8 is not cut
+        "+36061234567",
+        "+54111512345678",  # 11 15 becomes 9 11
+        "+5501511987654321",
+        "+6218350412345678",
+        "+3906123456",
+        "+39012345",
+    ],
+)
+def test_national_prefixes_are_cut_as_phonenumbers_does(raw: str) -> None:
+    assert ours(raw) == reference(raw)
+
+
 @given(st.sampled_from(CODES), st.text("0123456789", min_size=0, max_size=15))
 def test_equals_phonenumbers_on_any_digits(code: int, national: str) -> None:
     raw = f"+{code}{national}"

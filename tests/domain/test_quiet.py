@@ -196,6 +196,12 @@ def test_the_rule_named_is_the_one_that_is_shut() -> None:
     assert hours([state, country], [ZoneInfo("UTC")], now).rule == "US.marketing"
 
 
+def test_the_rule_named_under_a_lead_is_the_one_about_to_shut() -> None:
+    state, country = rule(daily(0, 24), name="US-FL.marketing"), rule(daily(9, 20), name="US.marketing")
+    verdict = hours([state, country], [ZoneInfo("UTC")], at("2027-02-17 19:50"), 900)
+    assert verdict == Hours(False, at("2027-02-18 09:00"), "US.marketing", "1")
+
+
 def test_holidays_in_a_row_and_the_weekend_after_them() -> None:
     weekdays = [(weekday, 540, 1200) for weekday in range(5)]
     holidays = frozenset({date(2027, 12, 23), date(2027, 12, 24)})  # Thursday and Friday
