@@ -79,8 +79,12 @@ class Hub:
 class Process:
     """One incarnation. `run` returns the exit code."""
 
-    def __init__(self, settings: Settings, database_url: str, redis_url: str) -> None:
+    def __init__(
+        self, settings: Settings, database_url: str, redis_url: str, *, packs: Packs | None = None
+    ) -> None:
+        """`packs` None: the country rules that come with Volley."""
         self.settings = settings
+        self.packs = packs or Packs.load()
         self.database = Database(database_url, pool=12, name="volley dispatch")
         self.queue = Queue(redis_url)
         self.metrics = Metrics()
@@ -106,7 +110,7 @@ class Process:
         self.receiver = Receiver(database, self.recorder, metrics, publisher)
         self.fleet = Fleet(database, self.hub, self.lease_id)
         self.dispatcher = Dispatcher(
-            database, queue, self.lease_id, Desk(Packs.load()), self.fleet, self.recorder, metrics, publisher
+            database, queue, self.lease_id, Desk(self.packs), self.fleet, self.recorder, metrics, publisher
         )
         self.hub.recorder, self.hub.receiver = self.recorder, self.receiver
         self.hub.dispatcher = self.dispatcher
