@@ -24,7 +24,7 @@ from gateways.smpp import pdu, status
 from gateways.smpp.config import Config
 from gateways.smpp.intake import MAX_UNANSWERED, Intake
 from gateways.smpp.pacing import Pacer
-from gateways.smpp.session import Answered, Bound, Closed, Delivered, Event, Lost, Session, State
+from gateways.smpp.session import Answered, Bound, Closed, Counters, Delivered, Event, Lost, Session, State
 
 # Above this many octets in user space the socket is full: about 300 submits.
 WRITE_HIGH_WATER = 64 * 1024
@@ -45,6 +45,7 @@ class Owner(Protocol):
     """What a connection tells its gateway."""
 
     intake: Intake
+    counters: Counters
 
     @property
     def refusals(self) -> Mapping[int, status.Refusal]:
@@ -66,7 +67,7 @@ class Connection(asyncio.Protocol):
     def __init__(
         self, kind: str, config: Config, owner: Owner, pacer: Pacer, clock: Callable[[], float]
     ) -> None:
-        self.session = Session(kind, config.timers, clock())
+        self.session = Session(kind, config.timers, clock(), owner.counters)
         self.settled = asyncio.Event()  # bound or closed
         self.closed = asyncio.Event()
         self.error = ""

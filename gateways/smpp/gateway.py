@@ -28,7 +28,7 @@ from gateways.smpp.intake import Intake
 from gateways.smpp.pacing import Pacer
 from gateways.smpp.reassembly import Reassembler
 from gateways.smpp.receipts import ReceiptReader, id_normaliser
-from gateways.smpp.session import State
+from gateways.smpp.session import Counters, State
 
 TICK_S = 0.1
 # A bind that lived so long, or answered anything, is worth an immediate new try.
@@ -123,6 +123,7 @@ class SMPPGateway:
         self.name = name
         self.config = config
         self.clock = clock
+        self.counters = Counters()  # beside those of `intake`
         self.refusals: Mapping[int, status.Refusal] = status.refusals(options.status)
         self.normalise = id_normaliser(options.submit_id)
         self.intake = Intake(

@@ -108,7 +108,7 @@ def address(ton: int, npi: int, digits: bytes) -> bytes:
     return b"%c%c%b\x00" % (ton, npi, digits)
 
 
-def submit_sm_body(  # noqa: PLR0917 - hot: keywords would cost a fifth of it
+def submit_sm_body(
     source: bytes,
     destination: bytes,
     data_coding: int,

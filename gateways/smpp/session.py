@@ -113,7 +113,7 @@ class _Reading(msgspec.Struct, gc=False):
 
 
 class Counters(msgspec.Struct):
-    """What went by, for the metrics; plain ints."""
+    """What went by, for the metrics; plain ints. The sessions of one gateway share them."""
 
     stray_answers: int = 0  # answers to nothing: late ones after a time-out, mostly
     malformed: int = 0
@@ -135,10 +135,10 @@ class Timers(msgspec.Struct, frozen=True):
 class Session:
     """See the head of this file. `kind` is transceiver, transmitter or receiver."""
 
-    def __init__(self, kind: str, timers: Timers, now: float) -> None:
+    def __init__(self, kind: str, timers: Timers, now: float, counters: Counters | None = None) -> None:
         self.kind = kind
         self.state = State.OPEN
-        self.counters = Counters()
+        self.counters = counters or Counters()
         # Answers come back in about the order of their submits, and all have the same time-out:
         # the first entry is always the next to time out.
         self.pending: dict[int, tuple[Any, float]] = {}

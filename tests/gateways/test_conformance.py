@@ -38,7 +38,8 @@ def _kinds() -> list[Callable[[], Any]]:
     kinds: list[Callable[[], Any]] = []
     for path in sorted((Path(__file__).parent / "kinds").glob("*.py")):
         spec = importlib.util.spec_from_file_location(f"gateway_kind_{path.stem}", path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         kinds += module.KINDS
@@ -138,7 +139,8 @@ async def test_a_refusal_for_good_is_rejected(kind, recorder, submission):
     await recorder.until(lambda: recorder.ended)
     (outcome,) = recorder.outcome_of("m-1")
     assert isinstance(outcome, Rejected)
-    assert outcome.reason and outcome.raw
+    assert outcome.reason
+    assert outcome.raw
 
 
 async def test_a_refusal_for_now_may_be_tried_again(kind, recorder, submission):

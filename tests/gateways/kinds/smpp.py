@@ -67,7 +67,9 @@ class SMPP:
     def handed_over(self) -> list[str]:
         entries = self.sandbox.smsc.ledger._entries
         return [
-            decode_gsm7(split_header(e.message.payload)[0] if e.message.esm_class & 0x40 else e.message.payload)
+            decode_gsm7(
+                split_header(e.message.payload)[0] if e.message.esm_class & 0x40 else e.message.payload
+            )
             for e in entries
         ]
 

@@ -15,6 +15,7 @@ import uvloop
 import gateways
 from gateways.base import Accepted, Retry, Unknown
 from gateways.sandbox import Behaviour, Sandbox, Settings
+from gateways.sandbox.server import Connection
 from gateways.smpp import connection as connection_module
 from gateways.smpp import intake as intake_module
 from gateways.smpp import pdu
@@ -391,8 +392,6 @@ async def test_tls_verifies_the_name(opened, recorder, name, binds):
     sandbox = Sandbox(Settings(port=0, control_port=None, users=USERS))
     await sandbox.start()
     loop = asyncio.get_running_loop()
-    from gateways.sandbox.server import Connection
-
     server = await loop.create_server(lambda: Connection(sandbox), "127.0.0.1", 0, ssl=context)
     port = server.sockets[0].getsockname()[1]
     gateway = await opened(port, scheme="smpps", tls_ca=str(CERTIFICATE), tls_name=name)

@@ -18,6 +18,7 @@ def delivery(text=b"", esm_class=4, tlvs=None):
     return pdu.Message(b"", 1, 1, b"12025550101", 3, 0, b"12345", esm_class, b"", 0, 0, text, tlvs or {})
 
 
+DATES = b"submit date:2611220035 done date:2611220035"
 USUAL = b"id:0123456789 sub:001 dlvrd:001 submit date:2611220035 done date:2611220036 stat:DELIVRD err:000 text:Hello"
 
 
@@ -33,17 +34,17 @@ def test_the_usual_form():
 @pytest.mark.parametrize(
     ("text", "number", "state", "error"),
     [
-        (b"id:1a2b sub:001 dlvrd:000 submit date:2611220035 done date:2611220035 stat:UNDELIV err:27 text:", "1a2b", "undelivered", "27"),
-        (b"ID:77 SUB:001 DLVRD:001 SUBMIT DATE:2611220035 DONE DATE:2611220035 STAT:DELIVRD ERR:000 TEXT:x", "77", "delivered", "000"),
+        (b"id:1a2b sub:001 dlvrd:000 " + DATES + b" stat:UNDELIV err:27 text:", "1a2b", "undelivered", "27"),
+        (b"ID:77 SUB:001 DLVRD:001 " + DATES.upper() + b" STAT:DELIVRD ERR:000 TEXT:x", "77", "delivered", "000"),
         (b"id:77 stat:EXPIRED", "77", "expired", ""),
         (b"stat:REJECTD id:77 err:0x45", "77", "rejected", "0x45"),
-        (b"id:77 sub:1 dlvrd:1 submit_date:261122003501 done_date:261122003502 stat:DELIVERED err:0 Text:x", "77", "delivered", "0"),
-        (b"id: 77 sub: 001 dlvrd: 001 submit date: 2611220035 done date: 2611220035 stat: ACCEPTD err: 000", "77", "accepted", "000"),
-        (b"id:77,sub:001,dlvrd:001,submit date:2611220035,done date:2611220035,stat:ENROUTE,err:000,text:", "77", "enroute", "000"),
+        (b"id:77 sub:1 submit_date:261122003501 stat:DELIVERED err:0 Text:x", "77", "delivered", "0"),
+        (b"id: 77 sub: 001 dlvrd: 001 " + DATES + b" stat: ACCEPTD err: 000", "77", "accepted", "000"),
+        (b"id:77,sub:001,dlvrd:001,submit date:2611220035,stat:ENROUTE,err:000,text:", "77", "enroute", "000"),
         (b"id:77 stat:DELETED err:000 text:id:99 stat:DELIVRD", "77", "deleted", "000"),
         (b"id:77 sub:001 dlvrd:001 stat:PUZZLED err:000", "77", "unknown", "000"),
-        (b"id:77 sub:001 dlvrd:001 submit date:2611220035 done date:2611220035 stat:UNKNOWN err:255 text:", "77", "unknown", "255"),
-        (b"id:6f9619ff-8b86-d011-b42d-00c04fc964ff stat:DELIVRD", "6f9619ff-8b86-d011-b42d-00c04fc964ff", "delivered", ""),
+        (b"id:77 sub:001 dlvrd:001 " + DATES + b" stat:UNKNOWN err:255 text:", "77", "unknown", "255"),
+        (b"id:6f9619ff-8b86-d011-b42d stat:DELIVRD", "6f9619ff-8b86-d011-b42d", "delivered", ""),
         (b"\r\nid:77 stat:DELIVRD\r\n", "77", "delivered", ""),
     ],
 )  # fmt: skip
