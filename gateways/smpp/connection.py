@@ -227,19 +227,22 @@ class Connection(asyncio.Protocol):
         owner = self._owner
         normalise, refusals = owner.normalise, owner.refusals
         batch: list[Ended] = []
-        throttled = False
+        accepted, throttled = 0, False
         for (submission, index), code, message_id in answers:
             outcome: Outcome
             if message_id is None:
                 outcome = _BAD_ANSWER
             elif code == 0:
                 outcome = Accepted(normalise(message_id.decode("latin-1")))
+                accepted += 1
             else:
                 outcome = status.refusal(refusals, code)
                 throttled = throttled or outcome.reason in status.THROTTLING_REASONS
             batch.append((submission, index, outcome))
+        now = self._clock()
+        self._pacer.accepted(accepted, now)
         if throttled:
-            self._pacer.throttled(self._clock())
+            self._pacer.throttled(now)
         owner.ended(batch)
 
     def _on_deliveries(self, messages: Sequence[tuple[int, int, pdu.Message]]) -> None:

@@ -4,8 +4,8 @@ Guarantees:
 
 * with a rate, no sliding second sees more than that many segments: the bucket refills at 97 %
   of it and holds 2 %, so that burst and refill together stay below;
-* each throttled second halves the rate that was actually running, at most once a second; it
-  then recovers by an eighth a second until the limit is lifted again.
+* each throttled second halves the rate that was running, or cuts it to what the SMSC took in a
+  second where that is less; it then recovers by an eighth a second until the limit is lifted.
 
 Pure: monotonic seconds come in as an argument.
 """
@@ -35,6 +35,8 @@ class Pacer:
         self._recovered_at = now
         self._lift_at = inf
         self._window_start, self._window_sent, self._measured = now, 0, 0.0
+        # What was accepted in the second under way, and in the one before it.
+        self._second_start, self._accepted, self._accepted_before = now, 0, 0
 
     @property
     def rate(self) -> float:
@@ -56,6 +58,14 @@ class Pacer:
             self._advance(now)
             self._tokens -= segments
 
+    def accepted(self, segments: int, now: float) -> None:
+        """The SMSC took so many."""
+        elapsed = now - self._second_start
+        if elapsed >= 1.0:
+            self._accepted_before = self._accepted if elapsed < 2.0 else 0
+            self._second_start, self._accepted = now, 0
+        self._accepted += segments
+
     def next_at(self) -> float:
         """When one more segment may go, as a monotonic instant; valid when none is available."""
         if self._rate == inf or self._tokens >= 1:
@@ -73,7 +83,8 @@ class Pacer:
         running = min(self._rate, max(measured, _MIN_RATE))
         if self._configured == inf:
             self._lift_at = max(running * _LIFT, _MIN_RATE * 8)
-        self._rate = max(running / 2, _MIN_RATE)
+        taken = max(self._accepted, self._accepted_before)
+        self._rate = max(min(running / 2, taken or running), _MIN_RATE)
         self._tokens = min(self._tokens, 0.0)
 
     def _burst(self) -> float:

@@ -68,6 +68,18 @@ def test_throttling_halves_what_was_running():
     assert 150 <= pacer.rate <= 350
 
 
+def test_throttling_goes_straight_to_what_the_smsc_takes():
+    pacer = Pacer(0, 0.0)
+    run(pacer, 0.0, 2.0, 20_000)
+    pacer.accepted(500, 1.5)
+    pacer.throttled(2.0)
+    assert pacer.rate == 500
+    run(pacer, 2.0, 1.2, 20_000)
+    pacer.accepted(480, 3.2)
+    pacer.throttled(3.3)
+    assert 200 <= pacer.rate <= 300, "and below it, when that was still too much"
+
+
 def test_it_recovers_until_the_limit_is_lifted():
     pacer = Pacer(0, 0.0)
     run(pacer, 0.0, 2.0, 1000)
