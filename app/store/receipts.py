@@ -75,7 +75,7 @@ class Moved(msgspec.Struct, gc=False):
     message_id: bytes
     gateway_id: int
     state: State
-    reason: str
+    reason: str | None
     origin: Origin
     latency_s: float
 
@@ -215,8 +215,11 @@ async def _moved(
     return moved
 
 
-def _reason(slip: Slip) -> str:
-    return {"expired": "carrier_expired", "deleted": "carrier_deleted"}.get(slip.state, slip.state)
+def _reason(slip: Slip) -> str | None:
+    """Why it ended so; a delivery needs no reason."""
+    return {"delivered": None, "expired": "carrier_expired", "deleted": "carrier_deleted"}.get(
+        slip.state, slip.state
+    )
 
 
 async def _write_receipts(
