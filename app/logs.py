@@ -21,6 +21,7 @@ import msgspec
 # Not beside letters, hyphens or a point: UUIDs, hashes, dates and decimals stay legible.
 _NUMBER = re.compile(r"(?<![\w.\-])(\+\d[\d ().\-]{5,}\d|\d{7,15})(?![\w\-])")
 _NUMBER_IN_NAME = re.compile(r"(?<=tel:)\+?\d{7,15}|(?<=%2B)\d{7,15}")
+# A setting that an error names, "VOLLEY_API_KEY: ...", is followed by words, not by its value.
 _SECRETS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=\-]+"), r"\1 ***"),
     (re.compile(r"\bvk_[\w\-]+"), "vk_***"),
@@ -28,7 +29,7 @@ _SECRETS = (
     (re.compile(r"(\b[a-zA-Z][\w+.\-]*://[^\s:/@]*:)[^\s@]+@"), r"\1***@"),
     (
         re.compile(
-            r"(?i)(\b\w*(?:password|passwd|secret|token|api_?key)\b[\"']?\s*[=:]\s*[\"']?)[^\s\"',&;)]+"
+            r"(?i)(\b(?!VOLLEY_\w+: )\w*(?:password|passwd|secret|token|api_?key)\b[\"']?\s*[=:]\s*[\"']?)[^\s\"',&;)]+"
         ),
         r"\1***",
     ),

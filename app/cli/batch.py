@@ -147,13 +147,14 @@ def _show_rejections(console: Console, rejected: list[dict[str, Any]], count: in
     if not rejected:
         return
     total = count if count is not None else len(rejected)
-    table = Table(title=f"{total:,} row(s) rejected", title_justify="left")
+    console.print(f"{total:,} row(s) rejected")
+    table = Table()
     for heading in ("row", "code", "why"):
         table.add_column(heading, justify="right" if heading == "row" else "left")
     for row in rejected[:SHOWN_REJECTIONS]:
         table.add_row(str(row.get("index", "")), row.get("code", ""), row.get("detail", ""))
     if total > SHOWN_REJECTIONS:
-        table.caption = f"and {total - SHOWN_REJECTIONS:,} more"
+        table.add_row("...", "", f"and {total - SHOWN_REJECTIONS:,} more")
     console.print(table)
 
 
@@ -161,8 +162,7 @@ def _show_result(console: Console, batch: dict[str, Any]) -> None:
     """States across, regions down; all regions in one row where the API doesn't tell them apart."""
     regions: dict[str, dict[str, int]] = batch.get("regions") or {}
     states = [state.name for state in State if batch["counts"].get(state.name)]
-    table = Table(title=f"batch {batch['id']}: {batch['state']}", title_justify="left")
-    table.add_column("region")
+    table = Table("region")
     for state in states:
         table.add_column(state, justify="right", style="green" if state == State.delivered.name else None)
     for region, counts in sorted(regions.items()):

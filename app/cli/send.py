@@ -64,4 +64,5 @@ def _show(message: dict[str, Any]) -> None:
 
 
 def _why(message: dict[str, Any]) -> str:
-    return f" ({message['reason']})" if message.get("reason") else ""
+    reason = message.get("reason")
+    return f" ({reason})" if reason and reason != message["state"] else ""

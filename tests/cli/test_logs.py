@@ -40,6 +40,8 @@ def stream():
         ("key vk_live_abc-DEF_1.", "key vk_***."),
         ("smpp://volley:hunter2@127.0.0.1:2775?binds=2", "smpp://volley:***@127.0.0.1:2775?binds=2"),
         ("redis://:hunter2@127.0.0.1:6379/0", "redis://:***@127.0.0.1:6379/0"),
+        ("VOLLEY_API_KEY=hunter2hunter2hu", "VOLLEY_API_KEY=***"),
+        ("VOLLEY_API_KEY: a key has 16 characters", "VOLLEY_API_KEY: a key has 16 characters"),
         ("password=hunter2 host=x", "password=*** host=x"),
         ('{"api_key": "hunter2", "a": 1}', '{"api_key": "***", "a": 1}'),
         ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_***"),
