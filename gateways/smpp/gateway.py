@@ -66,7 +66,11 @@ class Link:
         options = self._config.options
         delay_s = options.reconnect_min_s
         while True:
-            steady = await self._live()
+            try:
+                steady = await self._live()
+            except Exception as error:  # a bind that nobody brings back is worse than a wrong guess
+                _log.exception("%s failed", self.name)
+                steady, self.error = False, type(error).__name__
             self.set_state("down")
             self._gateway.changed()
             if self._gateway.closing:
@@ -90,7 +94,7 @@ class Link:
                     ssl=config.tls,
                     server_hostname=(config.options.tls_name or config.host) if config.tls else None,
                 )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:  # UnicodeError: no host name
             self.error = f"can't connect: {type(error).__name__}"
             return False
         self.connection = connection

@@ -28,6 +28,8 @@ HEADER_OCTETS = 16
 # message_payload can hold 65,535 octets (5.3.2.32); what is longer is not SMPP but a lost frame.
 MAX_PDU_OCTETS = 72_000
 MAX_SHORT_MESSAGE_OCTETS = 254  # 5.2.21
+# 65 in 5.2.23 with the terminator; carriers exceed it, and what is much longer makes no sense.
+MAX_MESSAGE_ID_OCTETS = 255
 MAX_ADDRESS_CHARACTERS = 20  # 5.2.8: 21 octets with the terminator
 LAST_SEQUENCE = 0x7FFFFFFF  # 5.1.4
 
@@ -171,6 +173,8 @@ def message_id(buffer: bytes, start: int, end: int) -> bytes:
     stop = buffer.find(0, start, end)
     if stop < 0:
         raise Malformed(ESME_RINVCMDLEN, "message_id without terminator")
+    if stop - start > MAX_MESSAGE_ID_OCTETS:
+        raise Malformed(ESME_RINVCMDLEN, "message_id far too long")
     return buffer[start:stop]
 
 

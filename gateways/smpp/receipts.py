@@ -8,7 +8,8 @@ Guarantees:
 * ids are normalised as the gateway's settings say, so that the id of a submit_sm_resp equals
   that of its receipt, whatever base, case or leading zeros the carrier uses in each;
 * a person's text is never taken for a receipt: only esm_class or receipted_message_id make one;
-* what can't be read is None, never an exception.
+* what can't be read is None, never an exception; what is read can be stored: no NUL, and no
+  field longer than `MAX_FIELD_CHARACTERS`, so that no receipt fails for ever at the database.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ _FIELD = re.compile(
 _DECIMAL = re.compile(r"[0-9]+")
 _HEXADECIMAL = re.compile(r"(?:0[xX])?([0-9A-Fa-f]+)")
 
+MAX_FIELD_CHARACTERS = 255
 _DATES_KEPT = 4096  # a carrier's clock has a few hundred distinct minutes in a day's receipts
 
 
@@ -148,19 +150,19 @@ class ReceiptReader:
             number, submitted, done, word, error = match.groups()
         else:
             number, submitted, done, word, error = _fields(message.payload)
-        raw = word.decode("latin-1")
+        raw = _field(word)
         state = STATES_BY_WORD.get(raw.upper(), "unknown")
         if message.tlvs:
             number, raw, state, error = _from_tlvs(message.tlvs, number, raw, state, error)
-        if not number:
+        if not number or len(number) > pdu.MAX_MESSAGE_ID_OCTETS:
             return None
         return Receipt(
-            self._normalise(number.decode("latin-1")),
+            self._normalise(_field(number)),
             state,
             raw,
-            error.decode("latin-1"),
-            message.source.lstrip(b"+").decode("latin-1"),
-            message.destination.lstrip(b"+").decode("latin-1"),
+            _field(error),
+            _field(message.source.lstrip(b"+")),
+            _field(message.destination.lstrip(b"+")),
             self._unix(submitted),
             self._unix(done),
         )
@@ -176,6 +178,11 @@ class ReceiptReader:
                 self._dates.clear()
             moment = self._dates[written] = _parse_date(written, self._zone)
             return moment
+
+
+def _field(octets: bytes) -> str:
+    text = octets[:MAX_FIELD_CHARACTERS].decode("latin-1")
+    return text.replace("\x00", "") if "\x00" in text else text
 
 
 def _fields(payload: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
@@ -197,7 +204,7 @@ def _fields(payload: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
 def _from_tlvs(
     tlvs: Mapping[int, bytes], number: bytes, raw: str, state: State, error: bytes
 ) -> tuple[bytes, str, State, bytes]:
-    receipted = tlvs.get(pdu.TLV_RECEIPTED_MESSAGE_ID, b"").rstrip(b"\x00")
+    receipted = tlvs.get(pdu.TLV_RECEIPTED_MESSAGE_ID, b"").partition(b"\x00")[0]
     coded = tlvs.get(pdu.TLV_MESSAGE_STATE, b"")
     network = tlvs.get(pdu.TLV_NETWORK_ERROR_CODE, b"")
     if coded:

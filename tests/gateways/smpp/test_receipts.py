@@ -157,8 +157,17 @@ def test_only_the_carrier_can_send_a_receipt(esm_class, tlvs, expected):
     assert is_receipt(delivery(USUAL, esm_class, tlvs)) is expected
 
 
+def test_no_field_is_too_long_to_be_stored():
+    assert ReceiptReader().read(delivery(b"id:" + b"7" * 256 + b" stat:DELIVRD")) is None
+    receipt = ReceiptReader().read(delivery(b"id:77 stat:DELIVRD err:" + b"x" * 5000))
+    assert len(receipt.error) == 255
+
+
 @given(st.binary(max_size=200), st.dictionaries(st.sampled_from([0x1E, 0x423, 0x427]), st.binary(max_size=5)))
 def test_nothing_raises(text, tlvs):
     for form in ("asis", "fold", "dec", "hex"):
-        receipt = ReceiptReader(form).read(delivery(text, tlvs=tlvs))
-        assert receipt is None or isinstance(receipt.gateway_message_id, str)
+        for payload in (text, b"id:" + text + b" stat:" + text + b" err:" + text):
+            receipt = ReceiptReader(form).read(delivery(payload, tlvs=tlvs))
+            if receipt is not None:
+                stored = "".join((receipt.gateway_message_id, receipt.raw, receipt.error, receipt.to))
+                assert "\x00" not in stored

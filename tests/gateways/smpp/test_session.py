@@ -96,7 +96,7 @@ def test_an_answer_to_nothing_is_counted():
     assert session.state is State.BOUND
 
 
-@pytest.mark.parametrize("body", [b"", b"\x00", b"no terminator"])
+@pytest.mark.parametrize("body", [b"", b"\x00", b"no terminator", b"7" * 256 + b"\x00"])
 def test_an_answer_without_an_id_makes_no_sense(body):
     session = bound()
     (sequence,) = submitted(session, "a")
