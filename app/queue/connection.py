@@ -37,14 +37,17 @@ class Queue:
     """One process's connections. `epoch` is set by `attach`; each key is made for it."""
 
     def __init__(self, redis_url: str, *, connections: int = 16) -> None:
-        self.client: redis.Redis = redis.Redis.from_url(
+        # a caller over the number waits for its turn: refused, it would look like a server that is away
+        pool = redis.BlockingConnectionPool.from_url(
             redis_url,
             max_connections=connections,
+            timeout=SOCKET_TIMEOUT_S,
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             decode_responses=False,
             protocol=2,
         )
+        self.client: redis.Redis = redis.Redis.from_pool(pool)
         self.epoch = 0
         self._sha: dict[str, str] = {}
 
