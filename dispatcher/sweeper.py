@@ -157,7 +157,7 @@ class Sweeper:
                 await lanes.forget(self._queue, [(p.lane, p.id) for p in closed])
 
     async def _offer_missing(self) -> None:
-        """PostgreSQL's open parcels against Redis' entries."""
+        """PostgreSQL's open parcels against Redis' entries, and the index against their lanes."""
         after, missing_in_all = bytes(16), 0
         while True:
             async with self._database.driver() as driver:
@@ -170,6 +170,7 @@ class Sweeper:
                 for parcel_id, lane in page:
                     by_lane.setdefault(lane, []).append(parcel_id)
                 missing = []
+                await lanes.reindex(self._queue, by_lane)
                 for lane, known in by_lane.items():
                     held = await lanes.known(self._queue, lane, known)
                     missing += [p for p, there in zip(known, held, strict=True) if not there]

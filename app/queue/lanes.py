@@ -122,13 +122,25 @@ async def _give_back(queue: Queue, by_lane: Mapping[str, list[bytes]], lease: in
         queue.queue_script(
             pipe,
             "give_back",
-            _keys(queue, lane, "meta", "ring", "blocked", "state", "claimed"),
+            _keys(queue, lane, "meta", "ring", "due", "blocked", "state", "claimed"),
             [_lane_key(queue, lane, "q:"), lease, until_ms, *parcel_ids],
         )
     answers = await queue.execute(pipe)
-    next_ms = until_ms or 1  # 1: at once; a claim corrects the index in any case
-    await _index(queue, [(lane, a[0], next_ms) for lane, a in zip(by_lane, answers, strict=True) if a[1]])
-    return sum(a[1] for a in answers)
+    await _index(queue, [(lane, a[0], a[1]) for lane, a in zip(by_lane, answers, strict=True)])
+    return sum(a[2] for a in answers)
+
+
+async def reindex(queue: Queue, lanes: Iterable[str]) -> None:
+    """Put lanes into the index as they stand: whoever touched them last may have died before telling it."""
+    names = list(lanes)
+    if not names:
+        return
+    pipe = queue.client.pipeline(transaction=False)
+    for lane in names:
+        keys = _keys(queue, lane, "payloads", "meta", "ring", "due", "blocked", "state")
+        queue.queue_script(pipe, "offer", keys, [0, _lane_key(queue, lane, "q:")])
+    answers = await queue.execute(pipe)
+    await _index(queue, [(lane, a[0], a[1]) for lane, a in zip(names, answers, strict=True)])
 
 
 async def _index(queue: Queue, views: Sequence[tuple[str, int, int]]) -> None:

@@ -1,7 +1,8 @@
 -- Claimed parcels go back to the head of their subqueues, untouched.
--- KEYS: meta, ring, blocked, state, claimed   ARGV: list prefix, lease, block_until_ms (0: none), id, id, ...
--- With no id: everything that the lease holds (it is dead). Returns {version, n}
-local meta, ring, blocked, state, claimed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+-- KEYS: meta, ring, due, blocked, state, claimed
+-- ARGV: list prefix, lease, block_until_ms (0: none), id, id, ...
+-- With no id: everything that the lease holds. Returns {version, next_ms (-1: empty), n}
+local meta, ring, due, blocked, state, claimed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, lease, until_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local ids = {}
 for i = 4, #ARGV do ids[#ids + 1] = ARGV[i] end
@@ -29,4 +30,14 @@ for i = #ids, 1, -1 do
     end
   end
 end
-return {redis.call('HINCRBY', state, 'version', 1), n}
+local next_ms = -1
+if redis.call('ZCARD', ring) > 0 then
+  local t = redis.call('TIME')
+  next_ms = t[1] * 1000 + math.floor(t[2] / 1000)
+else
+  local a = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
+  local b = redis.call('ZRANGE', blocked, 0, 0, 'WITHSCORES')
+  if a[2] then next_ms = tonumber(a[2]) end
+  if b[2] and (next_ms < 0 or tonumber(b[2]) < next_ms) then next_ms = tonumber(b[2]) end
+end
+return {redis.call('HINCRBY', state, 'version', 1), next_ms, n}
