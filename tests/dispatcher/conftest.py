@@ -334,7 +334,9 @@ class World:
 
     async def set_batch(self, batch_id: bytes, state: BatchState) -> None:
         """As the API does: commit, then offer what is open."""
-        await self.execute("UPDATE batches SET state = $2 WHERE id = $1", uuid.UUID(bytes=batch_id), int(state))
+        await self.execute(
+            "UPDATE batches SET state = $2 WHERE id = $1", uuid.UUID(bytes=batch_id), int(state)
+        )
         if state is BatchState.running and await offering.attach(self.database, self.queue):
             await offering.offer_open(self.database, self.queue, batch_id)
 

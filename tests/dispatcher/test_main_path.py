@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
-from app.domain.message import Category, State
+from app.domain.message import State
 
 if TYPE_CHECKING:
     from tests.dispatcher.conftest import MakeWorld, Smsc, World
