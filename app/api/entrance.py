@@ -212,8 +212,8 @@ _ALWAYS = frozenset(("/healthz", "/readyz", "/metrics"))
 
 
 def bounded(receive: Receive, scope: Scope) -> Receive:
-    """`receive` for the framework's routes, whose bodies are small. Raises Problem (413)."""
-    limit = limits.MAX_BULK_BYTES if scope["path"].endswith(_BULK) else limits.MAX_MESSAGE_BYTES
+    """`receive` for the framework's routes, whose bodies are small, or streamed. Raises Problem (413)."""
+    limit = _LIMITS.get(scope["path"].rpartition("/")[2], limits.MAX_MESSAGE_BYTES)
     size = 0
 
     async def receiving() -> Message:
@@ -228,7 +228,7 @@ def bounded(receive: Receive, scope: Scope) -> Receive:
     return receiving
 
 
-_BULK = ("/bulk", "/import")
+_LIMITS = {"bulk": limits.MAX_BULK_BYTES, "import": limits.MAX_UPLOAD_BYTES}  # an import is streamed
 
 
 def _route(scope: Scope) -> str:

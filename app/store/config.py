@@ -347,11 +347,19 @@ def _check_gateway(field: str, value: Any) -> Any:
         raise Invalid(field, "small letters, digits, '-', '_' and '.', at most 64")
     if field == "url" and not (isinstance(value, str) and "://" in value and len(value) <= 4096):
         raise Invalid(field, "not a URL")
-    if field == "settings" and not isinstance(value, dict):
-        raise Invalid(field, "a table")
+    if field == "settings" and not (isinstance(value, dict) and _storable(value)):
+        raise Invalid(field, "a table without NUL characters")
     if field == "enabled":
         return _flag(field, value)
     return _rate(value) if field == "rate" else value
+
+
+def _storable(value: dict[str, Any]) -> bool:
+    """Whether PostgreSQL takes it as jsonb."""
+    try:
+        return b"\\u0000" not in msgspec.json.encode(value)
+    except (ValueError, RecursionError):  # half of a surrogate pair
+        return False
 
 
 def _check_route(field: str, value: Any) -> Any:

@@ -59,25 +59,59 @@ async def create(connection: AsyncConnection, name: str, settings: dict[str, Any
     return tenant
 
 
-async def rename(connection: AsyncConnection, tenant_id: int, name: str, by: By) -> Tenant | None:
-    """Change the name; None when there is no such tenant. Raises NameTaken."""
+async def change(
+    connection: AsyncConnection, tenant_id: int, name: str | None, settings: dict[str, Any], by: By
+) -> Tenant | None:
+    """Change the name and some settings (None takes one away); None when there is no such tenant.
+
+    Raises NameTaken.
+    """
     table = tables.tenants
-    old = await read(connection, tenant_id)
-    if old is None or old.name == name:
+    query = select(table).where(table.c.id == tenant_id).with_for_update()
+    row = (await connection.execute(query)).mappings().one_or_none()
+    if row is None:
+        return None
+    old = Tenant(**row)
+    fresh = {key: value for key, value in {**old.settings, **settings}.items() if value is not None}
+    wanted = old.name if name is None else name
+    if wanted != old.name:
+        taken = select(table.c.id).where(table.c.name == wanted)
+        if await connection.scalar(taken) is not None:
+            raise NameTaken(wanted)
+    if (wanted, fresh) == (old.name, old.settings):
         return old
-    taken = select(table.c.id).where(table.c.name == name)
-    if await connection.scalar(taken) is not None:
-        raise NameTaken(name)
-    await connection.execute(update(table).where(table.c.id == tenant_id).values(name=name))
+    changed = update(table).where(table.c.id == tenant_id).values(name=wanted, settings=fresh)
+    await connection.execute(changed)
     await audit.record(
         connection,
         by,
         "tenant.change",
         f"tenant/{tenant_id}",
-        before={"name": old.name},
-        after={"name": name},
+        before={"name": old.name, **{key: old.settings.get(key) for key in settings}},
+        after={"name": wanted, **settings},
     )
     return await read(connection, tenant_id)
+
+
+async def rotate_callback_secret(
+    connection: AsyncConnection, tenant_id: int, previous_until_s: float, by: By
+) -> Tenant:
+    """The next generation of what signs callback URLs; the one before signs along until then (Unix seconds)."""
+    table = tables.tenants
+    query = select(table).where(table.c.id == tenant_id).with_for_update()
+    old = Tenant(**(await connection.execute(query)).mappings().one())
+    generation = int((old.settings.get("callback_secret") or {}).get("generation", 1)) + 1
+    kept = {"generation": generation, "previous_until": previous_until_s}
+    settings = {**old.settings, "callback_secret": kept}
+    await connection.execute(update(table).where(table.c.id == tenant_id).values(settings=settings))
+    await audit.record(
+        connection,
+        by,
+        "tenant.rotate_callback_secret",
+        f"tenant/{tenant_id}",
+        after={"generation": generation},
+    )
+    return msgspec.structs.replace(old, settings=settings)
 
 
 async def read(connection: AsyncConnection, tenant_id: int) -> Tenant | None:

@@ -1,0 +1,35 @@
+"""The resources: one router each, all in `routers`."""
+
+from fastapi import APIRouter
+
+from app.api.resources import (
+    audit,
+    consents,
+    gateways,
+    inbound,
+    keys,
+    regions,
+    routes,
+    senders,
+    suppressions,
+    templates,
+    tenants,
+    webhooks,
+)
+
+routers: list[APIRouter] = [
+    templates.router,
+    suppressions.router,
+    suppressions.files,
+    consents.router,
+    consents.files,
+    inbound.router,
+    webhooks.router,
+    senders.router,
+    gateways.router,
+    routes.router,
+    regions.router,
+    tenants.router,
+    keys.router,
+    audit.router,
+]
