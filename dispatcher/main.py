@@ -7,6 +7,7 @@ claims nothing more, waits for the answers in flight, records them, and ends its
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -22,10 +23,11 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.countries.packs import Packs
-from app.queue.connection import Queue, Unavailable
+from app.queue import cleaning, lanes
+from app.queue.connection import EpochLost, Queue, Unavailable
 from app.settings import Settings
 from app.store import config as configuration
-from app.store import dispatch, receipts
+from app.store import dispatch, epochs, receipts
 from app.store.engine import Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound, rebuild, webhooks
@@ -43,8 +45,10 @@ JOIN_RETRY_S = 0.2
 DRAIN_S = 5.0
 BINDS_EVERY_S = 2.0
 CLOCKS_EVERY_S = 5.0
+EPOCH_EVERY_S = 1.0
 MAX_CLOCK_SKEW_S = 2.0
 LEASE_LOST_EXIT = 3
+GC_THRESHOLD = 50_000  # messages under way are plain structs: the collector finds nothing in them
 
 log = logging.getLogger("volley.dispatcher")
 
@@ -114,7 +118,7 @@ class Process:
         )
         self.hub.recorder, self.hub.receiver = self.recorder, self.receiver
         self.hub.dispatcher = self.dispatcher
-        self.recorder.start()
+        self.recorder.start().add_done_callback(self._ended)
         await self._refresh()
         runner = await self._serve()
         loop = asyncio.get_running_loop()
@@ -122,9 +126,11 @@ class Process:
             loop.add_signal_handler(number, self.stopping.set)
         sweeper = Sweeper(database, queue, self.receiver, metrics, publisher, horizon_s=receipts.HORIZON_S)
         work = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
+        work.add_done_callback(self._ended)
         for part in (
             self._heartbeat(),
             self._keep_attached(),
+            self._watch_epoch(),
             self._watch_configuration(),
             self._watch_clocks(),
             self._share_binds(),
@@ -143,7 +149,11 @@ class Process:
         self._tasks.append(task)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled() and task.exception() is not None:
+        if task.cancelled() or task.exception() is None:
+            return
+        if isinstance(task.exception(), dispatch.LeaseLost):
+            self._lease_lost()
+        else:
             log.error("a part of the dispatcher ended", exc_info=task.exception())
             self.exit_code = 1
             self.stopping.set()
@@ -154,8 +164,8 @@ class Process:
             await asyncio.wait_for(work, DRAIN_S)
         except TimeoutError:
             log.warning("cycles did not end in time")
-        except dispatch.LeaseLost:
-            self.exit_code = LEASE_LOST_EXIT
+        except Exception:
+            log.warning("the dispatcher's loop had ended by itself")  # `_ended` has said why
         await self.fleet.close(DRAIN_S)
         if self.exit_code != LEASE_LOST_EXIT:
             await self.recorder.stop()
@@ -190,19 +200,40 @@ class Process:
             await asyncio.sleep(HEARTBEAT_S)
 
     async def _keep_attached(self) -> None:
+        again = False
         while True:
             self.dispatcher.lost.clear()
             try:
                 joined = await rebuild.join(self.database, self.queue)
-            except (OSError, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError):
+                if joined and again:
+                    # Claims whose answer was lost with the connection go back. Those under way go back, too:
+                    # claimed a second time they are refused by the journal, and forgotten.
+                    await lanes.retake(self.queue, await lanes.lanes(self.queue), self.lease_id)
+            except (OSError, EpochLost, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError):
                 log.warning("PostgreSQL or Redis can't be reached; nothing is handed over meanwhile")
                 joined = False
             if not joined:
                 await asyncio.sleep(JOIN_RETRY_S)
                 continue
+            again = True
             self.metrics.gauges["attached"] = 1.0
             self.dispatcher.attached.set()
             await self.dispatcher.lost.wait()
+
+    async def _watch_epoch(self) -> None:
+        """A flush, or an epoch that another dispatcher began: an idle dispatcher would not run into it."""
+        while True:
+            await asyncio.sleep(EPOCH_EVERY_S)
+            if not self.dispatcher.attached.is_set():
+                continue
+            try:
+                async with self.database.driver() as driver:
+                    epoch = await epochs.current(driver)
+                whole = await cleaning.is_whole(self.queue)
+            except (OSError, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                continue  # whoever has work to do notices
+            if not (whole and epoch.ready and epoch.epoch == self.queue.epoch):
+                self.dispatcher.detach()
 
     async def _refresh(self) -> None:
         if await self.fleet.refresh():
@@ -302,6 +333,10 @@ def run(settings: Settings) -> None:
     assert settings.database_url
     assert settings.redis_url
     database_url, redis_url = settings.database_url, settings.redis_url
+
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
 
     async def main() -> int:
         return await Process(settings, database_url, redis_url).run()

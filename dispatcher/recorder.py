@@ -107,8 +107,10 @@ class Recorder:
     def _empty() -> dispatch.Record:
         return dispatch.Record([], [], {}, [], [], [])
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[None]:
+        """Begin. The task ends by itself only when it fails; who has it must not go on then."""
         self._task = asyncio.create_task(self._run(), name="recorder")
+        return self._task
 
     async def stop(self) -> None:
         """Flush what is there and end."""

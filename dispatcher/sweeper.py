@@ -56,6 +56,7 @@ class Sweeper:
         self._publisher = publisher
         self._horizon_s = horizon_s
         self._last: dict[str, float] = {}
+        self._leads_since = 0.0
         self._duties: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
             ("retake", 1.0, self._retake),
             ("roll_up", 1.0, self._roll_up),
@@ -85,6 +86,7 @@ class Sweeper:
             await asyncio.sleep(TICK_S)
 
     async def _lead(self, driver: asyncpg.Connection) -> None:
+        self._leads_since = time.monotonic()
         while True:
             await driver.fetchval("SELECT 1")  # still connected, so still the only one
             for name, every_s, duty in self._duties:
@@ -102,7 +104,9 @@ class Sweeper:
 
     async def _retake(self) -> None:
         async with self._database.driver() as driver:
-            for lease_id in await dispatch.silent_leases(driver, SILENCE_S):
+            # While PostgreSQL was away nobody was heard of: silence counts from when it could be broken.
+            listened = time.monotonic() - self._leads_since > SILENCE_S
+            for lease_id in await dispatch.silent_leases(driver, SILENCE_S) if listened else ():
                 if await dispatch.end_lease(driver, lease_id):
                     self._metrics.leases_retaken += 1
                     log.warning("lease %d is dead: taking over its work", lease_id)
