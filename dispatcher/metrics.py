@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -38,6 +38,16 @@ class Histogram:
             counts = self.counts[labels] = [0] * (len(self.bounds) + 1)
         counts[bisect_left(self.bounds, value)] += n
         self.sums[labels] += value * n
+
+    def observe_all(self, labels: tuple[str, ...], values: Sequence[float]) -> None:
+        """Many of the same labels at once."""
+        counts = self.counts.get(labels)
+        if counts is None:
+            counts = self.counts[labels] = [0] * (len(self.bounds) + 1)
+        bounds = self.bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self.sums[labels] += sum(values)
 
     def family(self, name: str, text: str, label_names: list[str]) -> HistogramMetricFamily:
         family = HistogramMetricFamily(name, text, labels=label_names)

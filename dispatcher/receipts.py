@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import asyncpg
 
 from app.domain import ids
-from app.domain.message import Category
+from app.domain.message import Category, State
 from app.domain.recipient import to_check
 from app.store import receipts as store
 from app.store.engine import Database
@@ -155,11 +155,15 @@ class Receiver:
         metrics = self._metrics
         metrics.receipts[("", "matched")] += matched
         metrics.receipts[("", "parked")] += strays
+        groups: dict[tuple[str, int, int, State], list[float]] = {}
         for m in moved:
-            gateway = metrics.gateway_names.get(m.gateway_id, "")
-            category = Category(m.origin.category).name
-            metrics.moves[(m.origin.region, category, gateway, m.state.name)] += 1
-            metrics.receipt_latency.observe((m.origin.region, gateway, category), m.latency_s)
+            origin = m.origin
+            groups.setdefault((origin.region, origin.category, m.gateway_id, m.state), []).append(m.latency_s)
+        for (region, number, gateway_id, state), latencies in groups.items():
+            gateway = metrics.gateway_names.get(gateway_id, "")
+            category = Category(number).name
+            metrics.moves[(region, category, gateway, state.name)] += len(latencies)
+            metrics.receipt_latency.observe_all((region, gateway, category), latencies)
 
 
 def _change(moved: store.Moved) -> Change:

@@ -34,7 +34,7 @@ from gateways.base import Outcome, Retry, Submission
 
 FRESH_S = 0.5  # a decision older than this authorises nothing
 CYCLE_SEGMENTS = 1_000  # the most that one cycle claims
-LEAST_CREDIT = 100  # a cycle waits for this much room (or for half of a smaller window), not to split parcels
+LEAST_CREDIT = 100  # what a lane may claim at least, when several share a gateway's room: a parcel stays whole
 MAX_CYCLES = 4  # under way at once: one claims while others wait for PostgreSQL
 MAX_LANES = 64
 MAX_PARCELS = 200
@@ -203,7 +203,7 @@ class Dispatcher:
     def _take(self, held: Open) -> int:
         """Credit of a gateway, if there is enough to be worth a cycle."""
         got = held.gateway.take(CYCLE_SEGMENTS)
-        if got < min(LEAST_CREDIT, (self._window(held) + 1) // 2):
+        if got < (self._window(held) + 3) // 4:  # not worth a cycle yet: splits parcels, costs a commit
             held.gateway.give_back(got)
             return 0
         return got
