@@ -29,6 +29,11 @@ NO_STORE = {"cache-control": "no-store"}  # an answer that shows a secret
 def _storable(value: str) -> str:
     if "\x00" in value:
         raise ValueError("NUL can't be stored")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair is not a character") from None
     return value
 
 

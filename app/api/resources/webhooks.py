@@ -63,11 +63,15 @@ class EndpointPage(BaseModel):
     data: list[Endpoint]
 
 
+def _every() -> list[EventName]:
+    return ["*"]
+
+
 class NewEndpoint(Strict):
     """An endpoint to be made. `*` stands for every event."""
 
     url: Url
-    events: Events = Field(default_factory=lambda: ["*"])
+    events: Events = Field(default_factory=_every)
 
 
 class EndpointChange(Strict):
