@@ -250,14 +250,18 @@ class Recorder:
             await asyncio.sleep(FLUSH_EVERY_S)
 
     async def _write(self, batch: dispatch.Record) -> bool:
+        in_doubt = False
         while True:
             try:
                 async with self._database.driver() as driver:
+                    if in_doubt and await dispatch.recorded(driver, batch, self._lease_id):
+                        return True
                     await dispatch.record(driver, batch, self._lease_id, self._clock(), self._publisher)
                 return True
             except dispatch.LeaseLost:
                 return False
             except Exception:
+                in_doubt = True  # the answer to the commit may be all that was lost
                 self._metrics.write_failures += 1
                 log.exception("outcomes could not be recorded; trying again")
                 await asyncio.sleep(RETRY_WRITE_S)

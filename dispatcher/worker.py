@@ -250,10 +250,16 @@ class Dispatcher:
         decisions = [self._first(parcel, now_s) for parcel in parcels]
         await self._ask(decisions, now_s)
         portions = [self._portion(d, credit, now_s, decided_at + FRESH_S) for d in decisions]
-        await self._reserve(portions, now_s)
-        untouched = [p for p in portions if p.untouched is not None]
-        if untouched:
-            await self._untouched(untouched)
+        try:
+            await self._reserve(portions, now_s)
+            untouched = [p for p in portions if p.untouched is not None]
+            if untouched:
+                await self._untouched(untouched)
+        except BaseException:
+            for portion in portions:
+                if portion.segments:
+                    portion.open.gateway.give_back(portion.segments)
+            raise
         touched = [p for p in portions if p.untouched is None]
         if touched:
             await self._journal_and_submit(touched, now_s)

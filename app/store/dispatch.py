@@ -270,13 +270,12 @@ def _journal_tallies(intents: Sequence[Intent], won: set[bytes]) -> dict[Tally, 
 
 
 async def under_lease(driver: asyncpg.Connection, parcel_ids: Sequence[bytes], lease_id: int) -> set[bytes]:
-    """Which of these parcels a lease has journalled and not settled."""
+    """Which of these parcels a lease has journalled and not settled. Waits for a journal that is still under way."""
     rows = await driver.fetch(
-        "SELECT id FROM parcels WHERE id = ANY($1) AND lease_id = $2",
+        "SELECT id, lease_id FROM parcels WHERE id = ANY($1) ORDER BY id FOR UPDATE",
         [PgUUID(p) for p in parcel_ids],
-        lease_id,
     )
-    return {row[0].bytes for row in rows}
+    return {row[0].bytes for row in rows if row[1] == lease_id}
 
 
 OUTCOME_COLUMNS = [
@@ -329,6 +328,22 @@ async def record(
                 [PgUUID(one) for one in batch.settled],
                 lease_id,
             )
+
+
+async def recorded(driver: asyncpg.Connection, batch: Record, lease_id: int) -> bool:
+    """Whether a `record` of this batch whose commit got no answer was committed after all. Waits for one that is
+    still under way: it holds a share of the lease's row."""
+    async with driver.transaction():
+        await driver.execute("SELECT FROM leases WHERE id = $1 FOR UPDATE", lease_id)
+        if not batch.outcomes:
+            return False  # parcels of which nothing was left to send: settling them twice does nothing
+        message_id, attempt, segment = batch.outcomes[0][:3]
+        return await driver.fetchval(
+            "SELECT EXISTS (SELECT FROM outcomes WHERE message_id = $1 AND attempt = $2 AND segment = $3)",
+            message_id,
+            attempt,
+            segment,
+        )
 
 
 async def intern_traces(driver: asyncpg.Connection, traces: dict[int, list]) -> None:
