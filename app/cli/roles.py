@@ -22,9 +22,9 @@ def api() -> None:
     """Serve the API and the console."""
     ours = located(settings.load())
     logs.configure("api", ours.log_level)
-    from app.api import server
+    from app.api.server import run
 
-    server.run(ours)
+    run(ours)
 
 
 @click.command()
@@ -32,9 +32,9 @@ def dispatch() -> None:
     """Run a dispatcher: claims, decides, submits, records."""
     ours = located(settings.load())
     logs.configure("dispatch", ours.log_level)
-    from dispatcher import main
+    from dispatcher.main import run
 
-    main.run(ours)
+    run(ours)
 
 
 @click.command()
