@@ -53,7 +53,7 @@ def up(no_sandbox: bool) -> None:
     began = time.monotonic()
     with Home(ours.data_dir) as home:
         output = RoleOutput(home.logs, say_warning)
-        with Supervisor(say_warning, output.line) as supervisor:
+        with Supervisor(say, say_warning, output.line) as supervisor:
             try:
                 start = Start(home, supervisor, ours, explicit, sandbox=not no_sandbox)
                 start.everything()
@@ -140,36 +140,37 @@ class Start:
     # -- engines
 
     def _engines(self) -> None:
-        if self.settings.database_url is None:
-            url = self._engine(Postgres(self.home), "PostgreSQL")
-            self.settings = msgspec.structs.replace(self.settings, database_url=url)
+        """The engines and the sandbox side by side: none of them needs another."""
+        parts: list[Part] = []
+        settings = self.settings
+        if settings.database_url is None:
+            postgres = Postgres(self.home)
+            parts.append(_engine(postgres, "PostgreSQL"))
+            settings = msgspec.structs.replace(settings, database_url=postgres.url)
+            say(f"PostgreSQL: {'making its data' if postgres.is_new() else 'starting'}")
         else:
             say("PostgreSQL: VOLLEY_DATABASE_URL")
-        if self.settings.redis_url is None:
-            url = self._engine(Valkey(self.home), "Valkey")
-            self.settings = msgspec.structs.replace(self.settings, redis_url=url)
+        if settings.redis_url is None:
+            valkey = Valkey(self.home)
+            parts.append(_engine(valkey, "Valkey"))
+            settings = msgspec.structs.replace(settings, redis_url=valkey.url)
+            say("Valkey: starting")
         else:
             say("Redis: VOLLEY_REDIS_URL")
             with name_the_engine("VOLLEY_REDIS_URL"):
-                _ping(self.settings.redis_url)
+                _ping(settings.redis_url)
+        if self.with_sandbox:
+            parts.append(self._sandbox())
+        self.settings = settings
+        self.supervisor.start(*parts)
 
-    def _engine(self, engine: Engine, title: str) -> str:
-        began = time.monotonic()
-        new = isinstance(engine, Postgres) and engine.is_new()
-        say(f"{title}: {'making its data, ' if new else ''}starting")
-        self.supervisor.start(
-            Part(
-                name=engine.name,
-                log=engine.log,
-                prepare=engine.prepare,
-                spawn=engine.spawn,
-                ready=engine.ready,
-                stop_steps=engine.stop_steps,
-                start_timeout_s=ENGINE_TIMEOUT_S,
-            )
-        )
-        say(f"{title}: ready on 127.0.0.1:{engine.port} after {time.monotonic() - began:.1f} s")
-        return engine.url
+    def _sandbox(self) -> Part:
+        port = self.settings.sandbox_port
+        assert port is not None
+        control = ports.free(port + 1)
+        say(f"sandbox SMSC: starting on 127.0.0.1:{port}, its control API on port {control}")
+        options = ("--port", str(port), "--control-port", str(control))
+        return self._role("sandbox", "sandbox SMSC", lambda: ports.answers(port), options)
 
     # -- schema, configuration, key
 
@@ -197,24 +198,14 @@ class Start:
     # -- roles
 
     def _roles(self) -> None:
-        """The sandbox first, so that the dispatcher's binds find it; then the others side by side."""
-        began = time.monotonic()
-        if self.with_sandbox:
-            smsc = self.settings.sandbox_port
-            assert smsc is not None
-            control = ports.free(smsc + 1)
-            options = ("--port", str(smsc), "--control-port", str(control))
-            self.supervisor.start(self._role("sandbox", lambda: ports.answers(smsc), options))
-            say(f"sandbox SMSC: ready on 127.0.0.1:{smsc} after {time.monotonic() - began:.1f} s")
-        began = time.monotonic()
+        say("dispatcher and API: starting")
         host, port = self.settings.dispatcher_host, self.settings.dispatcher_port
         self.supervisor.start(
-            self._role("dispatch", lambda: _healthy(host, port)),
-            self._role("api", lambda: _healthy(self.settings.host, self.settings.port)),
+            self._role("dispatch", "dispatcher", lambda: _healthy(host, port)),
+            self._role("api", "API", lambda: _healthy(self.settings.host, self.settings.port)),
         )
-        say(f"dispatcher and API: ready after {time.monotonic() - began:.1f} s")
 
-    def _role(self, name: str, ready: Callable[[], bool], options: tuple[str, ...] = ()) -> Part:
+    def _role(self, name: str, title: str, ready: Callable[[], bool], options: tuple[str, ...] = ()) -> Part:
         environ = settings.child_environment(self.settings)
         environ[MARK] = self._mark()
         checkout = str(Path(app.__file__).parents[1])
@@ -231,6 +222,7 @@ class Start:
 
         return Part(
             name=name,
+            title=title,
             log=self.home.logs / f"{name}.log",
             spawn=start,
             ready=ready,
@@ -255,6 +247,19 @@ class Start:
             say("  key       one that was made before; `volley keys create` makes others")
         say(f"  logs      {_short(self.home.logs)}")
         say()
+
+
+def _engine(engine: Engine, title: str) -> Part:
+    return Part(
+        name=engine.name,
+        title=title,
+        log=engine.log,
+        prepare=engine.prepare,
+        spawn=engine.spawn,
+        ready=engine.ready,
+        stop_steps=engine.stop_steps,
+        start_timeout_s=ENGINE_TIMEOUT_S,
+    )
 
 
 def _short(path: Path) -> Path:

@@ -44,10 +44,12 @@ class Part(msgspec.Struct, frozen=True):
     """A process to keep running.
 
     `spawn` starts it, with its output in a pipe or in `log`; `ready` says whether it does its
-    work; `stop_steps` are the signals that end it, each with the seconds it is given.
+    work; `stop_steps` are the signals that end it, each with the seconds it is given. `title` is
+    what the terminal calls it.
     """
 
     name: str
+    title: str
     log: Path
     spawn: Callable[[], Popen[bytes]]
     ready: Callable[[], bool]
@@ -82,9 +84,15 @@ class _Child:
 class Supervisor:
     """Use as a context manager: leaving it stops every part."""
 
-    def __init__(self, say: Callable[[str], None], relay: Callable[[str, bytes], None]) -> None:
-        """`say` takes one line for the terminal; `relay` a part's name and a line of its output."""
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+        relay: Callable[[str, bytes], None],
+    ) -> None:
+        """`say` and `warn` take one line for the terminal; `relay` a part's name and a line of its output."""
         self._say = say
+        self._warn = warn
         self._relay = relay
         self._children: list[_Child] = []
         self._selector = selectors.DefaultSelector()
@@ -124,7 +132,7 @@ class Supervisor:
             raise Stopped
 
     def start(self, *parts: Part) -> None:
-        """Start parts side by side and wait until all are ready.
+        """Start parts side by side, each with the line that it is ready, and wait for all.
 
         Raises EngineError when one ends or isn't ready in time, Stopped on a signal.
         """
@@ -139,7 +147,7 @@ class Supervisor:
             for child in children:
                 if child.state is _State.PAUSED:
                     raise EngineError(
-                        f"{child.part.name} ended at start: "
+                        f"{child.part.title} ended at start: "
                         f"{logfile.last_line(child.part.log)} (see {child.part.log})"
                     )
 
@@ -169,7 +177,7 @@ class Supervisor:
             while process.poll() is None and time.monotonic() < deadline and not hurry():
                 self._turn(max(0.0, deadline - time.monotonic()), restart=False)
         if process.poll() is None:
-            self._say(f"{child.part.name} did not stop in time: killed")
+            self._warn(f"{child.part.title} did not stop in time: killed")
         kill_session(process)  # also what the process left in its session
         self._drain(child)
 
@@ -201,12 +209,15 @@ class Supervisor:
             case _State.STARTING | _State.RUNNING if process is not None and process.poll() is not None:
                 self._ended(child, process.returncode, restart=restart)
             case _State.STARTING if child.part.ready():
+                started = child.since
                 child.enter(_State.RUNNING)
-                if child.pause_s > PAUSE_FIRST_S:
-                    self._say(f"{child.part.name} runs again")
+                again = " again" if child.pause_s > PAUSE_FIRST_S else ""
+                self._say(f"{child.part.title}: ready{again} after {child.since - started:.1f} s")
             case _State.STARTING if time.monotonic() - child.since > child.part.start_timeout_s:
                 assert process is not None
-                self._say(f"{child.part.name} is not ready after {child.part.start_timeout_s:.0f} s: killed")
+                self._warn(
+                    f"{child.part.title} is not ready after {child.part.start_timeout_s:.0f} s: killed"
+                )
                 kill_session(process)
             case _State.PAUSED if restart and time.monotonic() >= child.resume_at:
                 self._spawn(child)
@@ -218,7 +229,7 @@ class Supervisor:
         except (EngineError, OSError) as error:
             if child.pause_s == PAUSE_FIRST_S:
                 raise
-            self._pause(child, f"{child.part.name} can't start: {error}")
+            self._pause(child, f"{child.part.title} can't start: {error}")
             return
         child.enter(_State.STARTING)
         child.line = b""
@@ -234,13 +245,13 @@ class Supervisor:
         if child.state is _State.RUNNING and time.monotonic() - child.since > STEADY_S:
             child.pause_s = PAUSE_FIRST_S
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        self._pause(child, f"{child.part.name} {how}" if restart else None)
+        self._pause(child, f"{child.part.title} {how}" if restart else None)
 
     def _pause(self, child: _Child, what: str | None) -> None:
         child.enter(_State.PAUSED)
         child.resume_at = child.since + child.pause_s
         if what is not None:
-            self._say(f"{what}; starting it again in {child.pause_s:.1f} s (see {child.part.log})")
+            self._warn(f"{what}; starting it again in {child.pause_s:.1f} s (see {child.part.log})")
         child.pause_s = min(child.pause_s * 2, PAUSE_LONGEST_S)
 
     def _read(self, child: _Child) -> bool:

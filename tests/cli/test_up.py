@@ -25,6 +25,7 @@ from app.engines.process import Account, answer
 
 START_TIMEOUT_S = 90.0
 STOP_LIMIT_S = 10.0
+LATER_START_CPU_S = 10.0  # on two cores it is up in about half of that
 
 
 class Up:
@@ -94,6 +95,11 @@ class Up:
         assert self.process is not None
         itself = psutil.Process(self.process.pid)
         return [itself, *itself.children(recursive=True)]
+
+    def cpu_s(self) -> float:
+        """What it and its processes have computed: the start's cost, however busy the machine is."""
+        times = [process.cpu_times() for process in self.family()]
+        return sum(one.user + one.system for one in times)
 
     def child(self, words: str) -> psutil.Process:
         """The child whose command line has these words."""
@@ -167,9 +173,8 @@ def test_starts_and_ends(up: Up):
     assert up.process.returncode == 0
     assert alive(family) == []
 
-    began = time.monotonic()
     lines = up.start()
-    assert time.monotonic() - began < 10
+    assert up.cpu_s() < LATER_START_CPU_S
     said = "\n".join(lines)
     assert up.key() not in said
     assert "api-key" in said
@@ -227,12 +232,19 @@ def test_configuration_and_keys_from_the_command_line(running: Up):
     assert made.stdout.startswith("vk_")
 
 
-@pytest.mark.parametrize("words", ["app.cli dispatch", "app.cli api", "valkey-server"])
-def test_a_crashed_part_comes_back(running: Up, words: str):
-    name = words.rsplit(maxsplit=1)[-1].removesuffix("-server")
+@pytest.mark.parametrize(
+    ("words", "title"),
+    [
+        ("app.cli dispatch", "dispatcher"),
+        ("app.cli api", "API"),
+        ("valkey-server", "Valkey"),
+        ("postgres -D", "PostgreSQL"),
+    ],
+)
+def test_a_crashed_part_comes_back(running: Up, words: str, title: str):
     running.child(words).kill()
-    running.wait_for(f"{name} was killed by SIGKILL; starting it again")
-    running.wait_for(f"{name} runs again")
+    running.wait_for(f"{title} was killed by SIGKILL; starting it again")
+    running.wait_for(f"{title}: ready again")
     assert running.get("/healthz") == 200
 
 

@@ -33,7 +33,7 @@ class Stage:
         self.spawned: dict[str, list[subprocess.Popen[bytes]]] = {}
 
     def supervisor(self) -> Supervisor:
-        return Supervisor(self._said, lambda name, line: self.output.append((name, line)))
+        return Supervisor(self._said, self._said, lambda name, line: self.output.append((name, line)))
 
     def _said(self, line: str) -> None:
         self.said.append(line)
@@ -57,7 +57,7 @@ class Stage:
             self.spawned.setdefault(name, []).append(process)
             return process
 
-        return Part(name, log, start, mark.exists, ((signal.SIGTERM, 0.3),), start_timeout_s=timeout_s)
+        return Part(name, name, log, start, mark.exists, ((signal.SIGTERM, 0.3),), start_timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -114,10 +114,10 @@ def test_a_crashed_part_runs_again(stage: Stage):
     with stage.supervisor() as supervisor:
         supervisor.start(stage.part("steady", OBEDIENT), stage.part("frail", OBEDIENT))
         stage.spawned["frail"][0].kill()
-        run_until(supervisor, stage, lambda: stage.said[-1:] == ["frail runs again"])
+        run_until(supervisor, stage, lambda: stage.said[-1].startswith("frail: ready again"))
         assert len(stage.spawned["frail"]) == 2
         assert len(stage.spawned["steady"]) == 1
-        assert stage.said[0].startswith("frail was killed by SIGKILL; starting it again in 0.5 s")
+        assert stage.said[2].startswith("frail was killed by SIGKILL; starting it again in 0.5 s")
 
 
 def test_the_pause_grows(stage: Stage):
@@ -134,12 +134,12 @@ def test_the_pause_grows(stage: Stage):
     with stage.supervisor() as supervisor:
         supervisor.start(stage.part("frail", code))
         stage.spawned["frail"][0].kill()
-        run_until(supervisor, stage, lambda: len(stage.said) >= 2)
-    assert [line.split("; ")[1].split(" (")[0] for line in stage.said[:2]] == [
+        run_until(supervisor, stage, lambda: len(stage.said) >= 3)
+    assert [line.split("; ")[1].split(" (")[0] for line in stage.said[1:3]] == [
         "starting it again in 0.5 s",
         "starting it again in 1.0 s",
     ]
-    assert "ended with exit code 5" in stage.said[1]
+    assert "ended with exit code 5" in stage.said[2]
 
 
 def test_a_stubborn_part_is_killed_with_its_children(stage: Stage):
@@ -150,7 +150,7 @@ def test_a_stubborn_part_is_killed_with_its_children(stage: Stage):
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
         assert len(family) == 2
     assert process.returncode == -signal.SIGKILL
-    assert stage.said == ["stubborn did not stop in time: killed"]
+    assert stage.said[1:] == ["stubborn did not stop in time: killed"]
     _, alive = psutil.wait_procs(family, 5)
     assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
 
