@@ -126,11 +126,11 @@ class Receiver:
                 return 0
             slips = [slip for _, slip in due]
             found = await store.match(driver, slips, now_s, thorough=True)
-            taken, done = set(), []
+            taken, done = set[tuple[bytes, int]](), []
             for (row_id, slip), match in zip(due, found, strict=True):
-                match = match or await store.match_unknown(driver, slip)  # noqa: PLW2901
-                if match is not None and match.message_id not in taken:
-                    taken.add(match.message_id)
+                match = match or await store.match_unknown(driver, slip, taken)  # noqa: PLW2901
+                if match is not None:
+                    taken.add((match.message_id, match.segment))
                     done.append((row_id, slip, match))
             await self._learn(driver, [(slip, match) for _, slip, match in done])
             moved: list[store.Moved] = []

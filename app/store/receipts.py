@@ -2,12 +2,13 @@
 
 Guarantees: a message becomes final once, whatever the order and number of its receipts; a carrier's id is
 matched to the newest attempt of that gateway within the horizon whose recipient agrees; what matches
-nothing is parked and tried again, never dropped.
+nothing is parked and tried again, never dropped; a text that turns out to have arrived is taken out of the
+parcel that would have sent it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
 import asyncpg
@@ -16,6 +17,8 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 
 from app.domain import ids
 from app.domain.message import State
+from app.domain.pack import bitmap, indexes_of
+from app.store import locks
 from app.store.dispatch import Tally, write_finals, write_tallies
 from app.store.intake import as_uuid, at
 
@@ -25,6 +28,7 @@ OLDEST_MESSAGE_S = (
 )  # how long before its attempt a message may have been accepted, at the fast look
 SUBMIT_DATE_SLACK_S = 15 * 60  # a carrier's submit date is in its own time, to the minute
 PARK_FIRST_S = 2
+UNKNOWN_CANDIDATES = 64  # segments looked at; a text has no more
 PARK_LIMIT_S = 3600
 
 FINAL_OF = {
@@ -90,7 +94,8 @@ _UNKNOWN = """
 SELECT o.message_id, o.segment, o.segments, o.at FROM outcomes o
 WHERE o.kind = 4 AND o.gateway_id = $1 AND o.to_check = $2 AND o.at BETWEEN $3 AND $4
   AND NOT EXISTS (SELECT FROM finals f WHERE f.message_id = o.message_id)
-LIMIT 2
+  AND NOT EXISTS (SELECT FROM segment_states s WHERE s.message_id = o.message_id AND s.segment = o.segment)
+ORDER BY o.segment LIMIT $5
 """
 
 
@@ -129,8 +134,11 @@ def _newest(rows: Sequence[asyncpg.Record], slip: Slip) -> Match | None:
     return Match(best[1].bytes, best[2], best[3], best[5], State.submitted)
 
 
-async def match_unknown(driver: asyncpg.Connection, slip: Slip) -> Match | None:
-    """The only open `unknown` attempt to that recipient by that gateway around the receipt's submit date."""
+async def match_unknown(
+    driver: asyncpg.Connection, slip: Slip, taken: Collection[tuple[bytes, int]] = ()
+) -> Match | None:
+    """The only open `unknown` message to that recipient by that gateway around the receipt's submit date; of a
+    text of several segments the first that is open and not `taken` (message, segment) by another receipt."""
     if slip.to_check is None:
         return None
     if slip.submitted_at is not None:
@@ -138,11 +146,15 @@ async def match_unknown(driver: asyncpg.Connection, slip: Slip) -> Match | None:
         end = slip.submitted_at + SUBMIT_DATE_SLACK_S
     else:
         start, end = slip.received_at - HORIZON_S, slip.received_at
-    rows = await driver.fetch(_UNKNOWN, slip.gateway_id, slip.to_check, at(start), at(end))
-    if len(rows) != 1:
+    rows = await driver.fetch(
+        _UNKNOWN, slip.gateway_id, slip.to_check, at(start), at(end), UNKNOWN_CANDIDATES
+    )
+    if len({row[0] for row in rows}) != 1:
         return None
-    row = rows[0]
-    return Match(row[0].bytes, row[1], row[2], row[3], State.unknown)
+    for row in rows:
+        if (row[0].bytes, row[1]) not in taken:
+            return Match(row[0].bytes, row[1], row[2], row[3], State.unknown)
+    return None
 
 
 async def origins(driver: asyncpg.Connection, pack_ids: Sequence[bytes]) -> dict[bytes, Origin]:
@@ -186,8 +198,72 @@ async def store(
         for message_id, (slip, _, state) in candidates.items()
     ]
     fresh = await write_finals(driver, rows, now)
+    doubtful = {
+        message_id: candidates[message_id][2]
+        for message_id in fresh
+        if candidates[message_id][1].segments > 1 or candidates[message_id][1].from_state == State.unknown
+    }
+    for message_id, before in (await _left(driver, doubtful, now)).items():
+        candidates[message_id][1].from_state = before
     corrected = await _correct(driver, [r for r in rows if r[0] not in fresh], now)
     return await _moved(driver, candidates, fresh, corrected, known, now)
+
+
+async def _left(driver: asyncpg.Connection, ending: dict[bytes, State], now: datetime) -> dict[bytes, State]:
+    """The state that each of these messages leaves for its final one, where it need not be `submitted`.
+
+    One that waits to be repeated leaves its parcel: the final state takes the next attempt's key.
+    """
+    if not ending:
+        return {}
+    waiting = await _take_out(driver, ending, now)
+    rows = await driver.fetch(
+        "SELECT a.message_id, a.attempt, bool_or(o.kind = 4) AS unknown, count(o.kind) AS answers"
+        " FROM attempts a LEFT JOIN outcomes o ON o.message_id = a.message_id AND o.attempt = a.attempt"
+        " WHERE a.message_id = ANY($1) AND a.kind = 4 GROUP BY 1, 2 ORDER BY 1, 2",
+        [PgUUID(one) for one in ending],
+    )
+    found = {}
+    for row in rows:  # the last attempt's row stays
+        state = State.unknown if row["unknown"] else State.submitted if row["answers"] else State.submitting
+        found[row["message_id"].bytes] = state
+    return found | dict.fromkeys(waiting, State.queued)
+
+
+async def _take_out(driver: asyncpg.Connection, ending: dict[bytes, State], now: datetime) -> set[bytes]:
+    """Those of the messages that waited in a parcel without a lease; they are out of it then."""
+    rows = await driver.fetch(
+        "SELECT p.id, p.pack_id, p.members, p.n, p.attempt, k.n AS whole FROM parcels p"
+        " JOIN packs k ON k.id = p.pack_id WHERE p.pack_id = ANY($1) AND p.lease_id IS NULL"
+        " ORDER BY p.id FOR UPDATE OF p",
+        list({PgUUID(ids.pack_of(one)) for one in ending}),
+    )
+    out = set()
+    for row in rows:
+        held = range(row["whole"]) if row["members"] is None else indexes_of(row["members"])
+        members = {ids.message_id(row["pack_id"].bytes, index): index for index in held}
+        leaving = members.keys() & ending.keys()
+        if not leaving:
+            continue
+        won = await driver.fetch(
+            "INSERT INTO attempts (message_id, attempt, kind, mask, lease_id, at)"
+            " SELECT u.m, $3, u.kind, 0, 0, $4 FROM unnest($1::uuid[], $2::smallint[]) u(m, kind)"
+            " ON CONFLICT DO NOTHING RETURNING message_id",
+            [PgUUID(one) for one in leaving],
+            [int(ending[one]) for one in leaving],
+            row["attempt"],
+            now,
+        )
+        gone = {r[0].bytes for r in won}
+        rest = [index for one, index in members.items() if one not in gone]
+        if rest:
+            await driver.execute(
+                "UPDATE parcels SET members = $2, n = $3 WHERE id = $1", row["id"], bitmap(rest), len(rest)
+            )
+        else:
+            await driver.execute("DELETE FROM parcels WHERE id = $1", row["id"])
+        out |= gone
+    return out
 
 
 async def _moved(
@@ -243,9 +319,13 @@ async def _write_receipts(
 async def _whole_messages(
     driver: asyncpg.Connection, parts: Sequence[tuple[Slip, Match, State]], now: datetime
 ) -> list[tuple[Slip, Match, State]]:
-    """Texts of several segments that now have a final state for each; the worst one is the message's."""
+    """Texts of several segments that now have a final state for each; the worst one is the message's.
+
+    The receipts of one text may come by two dispatchers at once: whoever stores second must see the first.
+    """
     if not parts:
         return []
+    await driver.execute("SELECT pg_advisory_xact_lock($1)", locks.SEGMENTS)
     await driver.execute(
         "INSERT INTO segment_states SELECT u.*, $5 FROM"
         " unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::text[]) u ON CONFLICT DO NOTHING",
