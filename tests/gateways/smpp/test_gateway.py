@@ -229,6 +229,24 @@ async def test_a_full_socket_takes_credit_away_and_sends_nothing_stale(wire, ope
     assert gateway.take(1000) == 98
 
 
+async def test_send_before_is_looked_at_in_the_moment_of_the_write(wire, opened, recorder, submission):
+    gateway = await opened(wire.port)
+    peer = await wire.peer()
+    await peer.bound()
+    await recorder.until(lambda: gateway.take(2) == 2)
+    link = gateway._links[0].connection
+    link.pause_writing()
+    late, early = time.monotonic() + 600, time.monotonic() + 30
+    gateway.submit(
+        [submission("early", send_before=early), submission("late", send_before=late, text="late")]
+    )
+    link._clock = lambda: time.monotonic() + 60
+    link.resume_writing()  # before any timer could have seen that it is too late
+    assert recorder.outcome_of("early") == [Retry("send_before_passed", sent=False)]
+    _, body = await peer.expect(pdu.SUBMIT_SM)
+    assert body.endswith(b"late")
+
+
 async def test_what_waits_for_a_full_socket_is_not_unknown_after_a_cut(wire, opened, recorder, submission):
     gateway = await opened(wire.port)
     peer = await wire.peer()
