@@ -15,7 +15,7 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 
 from app.domain import ids, retry
 from app.domain.message import State
-from app.domain.pack import Entry, Parcel, narrowed
+from app.domain.pack import Entry, Parcel, indexes_of, narrowed
 from app.store.dispatch import OUTCOME_COLUMNS, Tally, insert_parcels, write_finals, write_tallies
 from app.store.intake import at
 from app.store.parcels import parcel_of
@@ -74,7 +74,8 @@ class _Estate(msgspec.Struct):
     """What the journal says about the messages of some parcels."""
 
     attempts: dict[tuple[bytes, int], tuple[int, int, int]]  # (message, attempt) -> kind, gateway, mask
-    outcomes: dict[tuple[bytes, int], dict[int, tuple[int, str]]]  # -> segment -> kind, reason
+    outcomes: dict[tuple[bytes, int], dict[int, tuple[int, str, float]]]  # -> segment -> kind, reason, at
+    final: set[bytes]
 
     @classmethod
     async def read(cls, driver: asyncpg.Connection, parcels: Sequence[Parcel]) -> _Estate:
@@ -84,13 +85,18 @@ class _Estate(msgspec.Struct):
             members,
         )
         outcomes = await driver.fetch(
-            "SELECT message_id, attempt, segment, kind, reason FROM outcomes WHERE message_id = ANY($1)",
+            "SELECT message_id, attempt, segment, kind, reason, at FROM outcomes WHERE message_id = ANY($1)",
             members,
         )
-        by_attempt: dict[tuple[bytes, int], dict[int, tuple[int, str]]] = {}
+        finals = await driver.fetch("SELECT message_id FROM finals WHERE message_id = ANY($1)", members)
+        by_attempt: dict[tuple[bytes, int], dict[int, tuple[int, str, float]]] = {}
         for r in outcomes:
-            by_attempt.setdefault((r[0].bytes, r[1]), {})[r[2]] = (r[3], r[4] or "")
-        return cls({(r[0].bytes, r[1]): (r[2], r[3] or 0, r[4]) for r in attempts}, by_attempt)
+            by_attempt.setdefault((r[0].bytes, r[1]), {})[r[2]] = (r[3], r[4] or "", r[5].timestamp())
+        return cls(
+            {(r[0].bytes, r[1]): (r[2], r[3] or 0, r[4]) for r in attempts},
+            by_attempt,
+            {r[0].bytes for r in finals},
+        )
 
 
 class _Settlement:
@@ -115,8 +121,9 @@ class _Settlement:
             if attempt is None:
                 never.append(entry)
             elif attempt[0] == _SUBMITTING:
-                end = self._conclude(parcel, entry, key[0], attempt, estate.outcomes.get(key, {}))
-                if end.again_s is not None:
+                known = estate.outcomes.get(key, {})
+                end = self._conclude(parcel, entry, key[0], attempt, known, final=key[0] in estate.final)
+                if end is not None and end.again_s is not None:
                     again.append((entry, end.mask))
         if never:
             self.back.append(self._parcel(parcel, [(e, parcel.masks.get(e.index, 0)) for e in never], 0))
@@ -142,56 +149,75 @@ class _Settlement:
         entry: Entry,
         message_id: bytes,
         attempt: tuple[int, int, int],
-        known: dict[int, tuple[int, str]],
-    ) -> retry.Conclusion:
+        known: dict[int, tuple[int, str, float]],
+        *,
+        final: bool,
+    ) -> retry.Conclusion | None:
+        """What one attempt came to. What the dead one had concluded itself is counted already: only the text that
+        it was to repeat is still to be put into a parcel (None: there is nothing to do)."""
         _, gateway_id, mask = attempt
         pack, total = parcel.pack, max(entry.segments, mask.bit_length())
         parts: list[retry.Part | None] = [None] * total
-        missing = False
+        lost = []
         for segment in range(total):
-            if not mask >> segment & 1:
-                continue
-            kind, reason = known.get(segment, (4, "dispatcher_lost"))
-            parts[segment] = retry.Part(_PARTS[kind], reason)
-            if segment not in known:
-                missing = True
-                self.outcomes.append(
-                    (
-                        PgUUID(message_id),
-                        parcel.attempt,
-                        segment,
-                        total,
-                        gateway_id,
-                        4,
-                        self.to_check(entry.to),
-                        None,
-                        reason,
-                        None,
-                        at(self.now_s),
-                    )
-                )
+            if mask >> segment & 1:
+                kind, reason, _ = known.get(segment, (4, "dispatcher_lost", 0.0))
+                parts[segment] = retry.Part(_PARTS[kind], reason)
+                if segment not in known:
+                    lost.append(segment)
+        if not lost and final:
+            return None
         end = retry.conclude(
             parts,
             category=pack.category,
             allowed=pack.retry_unknown,
             attempt=parcel.attempt,
-            now_s=self.now_s,
+            now_s=self.now_s if lost else max(at_s for _, _, at_s in known.values()),
             created_s=ids.created_at(message_id),
             expires_s=pack.expires_at,
             jitter=0.5,
         )
-        if missing:  # otherwise the dead one had counted the move together with the last outcome
-            self.unknown += 1
-            for before, after in end.moves:
-                key = (
-                    pack.tenant_id, pack.batch_id, pack.region, pack.category,
-                    gateway_id, int(before), int(after),
-                )  # fmt: skip
-                self.tallies[key] = self.tallies.get(key, 0) + 1
-            if end.state.final:
-                self.finals.append((message_id, int(end.state), end.reason, end.raw))
-                self.changes.append(Change(pack.tenant_id, message_id, end.state, end.reason))
+        if lost:
+            self._count(parcel, entry, message_id, gateway_id, lost, total, end)
+        elif end.state.final:  # by a hair: it had drawn another delay, and did not end the text
+            end = msgspec.structs.replace(end, again_s=0.0, mask=_repeated(parts))
         return end
+
+    def _count(
+        self,
+        parcel: Parcel,
+        entry: Entry,
+        message_id: bytes,
+        gateway_id: int,
+        lost: Sequence[int],
+        total: int,
+        end: retry.Conclusion,
+    ) -> None:
+        pack = parcel.pack
+        check, now = self.to_check(entry.to), at(self.now_s)
+        for segment in lost:
+            self.outcomes.append(
+                (
+                    PgUUID(message_id), parcel.attempt, segment, total, gateway_id, 4, check,
+                    None, "dispatcher_lost", None, now,
+                )
+            )  # fmt: skip
+        self.unknown += 1
+        for before, after in end.moves:
+            key = (
+                pack.tenant_id, pack.batch_id, pack.region, pack.category,
+                gateway_id, int(before), int(after),
+            )  # fmt: skip
+            self.tallies[key] = self.tallies.get(key, 0) + 1
+        if end.state.final:
+            self.finals.append((message_id, int(end.state), end.reason, end.raw))
+            self.changes.append(Change(pack.tenant_id, message_id, end.state, end.reason))
+
+
+def _repeated(parts: Sequence[retry.Part | None]) -> int:
+    """The segments that an explicit refusal leaves to be sent again; 0: a text of one."""
+    mask = sum(1 << i for i, part in enumerate(parts) if part is not None and part.kind == "again")
+    return mask if len(parts) > 1 else 0
 
 
 _TO_CLOSE = """
@@ -297,7 +323,6 @@ FROM attempts a LEFT JOIN outcomes o ON o.message_id = a.message_id AND o.attemp
 WHERE a.kind = 4 AND a.at < $1 AND a.message_id > $2
   AND NOT EXISTS (SELECT FROM finals f WHERE f.message_id = a.message_id)
   AND NOT EXISTS (SELECT FROM attempts n WHERE n.message_id = a.message_id AND n.attempt > a.attempt)
-  AND NOT EXISTS (SELECT FROM outcomes r WHERE r.message_id = a.message_id AND r.attempt = a.attempt AND r.kind = 3)
 GROUP BY a.message_id ORDER BY a.message_id LIMIT $3
 """
 
@@ -319,9 +344,14 @@ async def close_unconfirmed(
             list({PgUUID(ids.pack_of(r[0].bytes)) for r in rows}),
         )
         origin = {p["id"].bytes: p for p in packs}
+        waiting = await _waiting(driver, list(origin))
         ended = await write_finals(
             driver,
-            [(r[0].bytes, int(State.unconfirmed), "no_receipt", None) for r in rows if r["answered"]],
+            [
+                (r[0].bytes, int(State.unconfirmed), "no_receipt", None)
+                for r in rows
+                if r["answered"] and r[0].bytes not in waiting
+            ],
             now,
         )
         tallies: dict[Tally, int] = {}
@@ -340,6 +370,20 @@ async def close_unconfirmed(
         await write_tallies(driver, tallies, now)
         await publisher.publish(driver, changes, now_s)
     return len(ended), rows[-1][0].bytes if len(rows) == UNCONFIRMED_PAGE else None
+
+
+async def _waiting(driver: asyncpg.Connection, pack_ids: Sequence[bytes]) -> set[bytes]:
+    """Messages of these packs that are still in a parcel: they will be handed over again."""
+    rows = await driver.fetch(
+        "SELECT p.pack_id, p.members, k.n FROM parcels p JOIN packs k ON k.id = p.pack_id"
+        " WHERE p.pack_id = ANY($1)",
+        [PgUUID(one) for one in pack_ids],
+    )
+    return {
+        ids.message_id(row[0].bytes, index)
+        for row in rows
+        for index in (range(row[2]) if row[1] is None else indexes_of(row[1]))
+    }
 
 
 async def accounting(driver: asyncpg.Connection) -> dict[str, float]:
