@@ -44,7 +44,7 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(  # noqa: PLR0917 - called for each submit
+    def add(
         self, at: float, system_id: str, sequence: int, status: int, message_id: str, message: Message
     ) -> None:
         """Keep one submit."""

@@ -276,7 +276,7 @@ class Smsc:
 
     # --- receipts --------------------------------------------------------------------------------------
 
-    def _schedule(  # noqa: PLR0917 - called for each submit
+    def _schedule(
         self, account: Account, number: int, message: pdu.Message, fate: Fate, now: float, wall: float
     ) -> None:
         behaviour, chance = self.behaviour, self._random.random
