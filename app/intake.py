@@ -48,6 +48,10 @@ class Full(Exception):
     """More is waiting than may; try again later."""
 
 
+class _Closed(Exception):
+    """The connection is of no more use; whoever was being served on it has been told."""
+
+
 class Keyed(msgspec.Struct, frozen=True):
     """An idempotency key with its request, and how to write the answer for an id."""
 
@@ -127,6 +131,8 @@ class Intake:
             await self._arrived.wait()
             try:
                 await self._serve_on_one_connection()
+            except _Closed:
+                self._arrived.set()  # for those still waiting: on another connection
             except asyncio.CancelledError:
                 self._fail_all(ConnectionAbortedError("shutting down"))
                 raise
@@ -136,10 +142,10 @@ class Intake:
     async def _serve_on_one_connection(self) -> None:
         """Group after group, until a fault of the connection: taking one from the pool costs as much as a group."""
         async with self._database.driver() as driver:
-            while not driver.is_closed():
+            while True:
                 await self._arrived.wait()
-                if driver.is_closed():  # while we waited: nothing was sent on it
-                    return
+                if driver.is_closed():
+                    raise _Closed
                 self._arrived.clear()
                 while self._waiting:
                     group = self._take()
@@ -150,6 +156,8 @@ class Intake:
                         raise
                     except Exception as error:
                         await self._one_by_one(driver, group, error)
+                    if driver.is_closed() or driver.is_in_transaction():
+                        raise _Closed
                 self._idle.set()
 
     def _fail_all(self, error: BaseException) -> None:

@@ -54,7 +54,7 @@ class Caller:
     @property
     def actor(self) -> str:
         """How the audit log names this caller."""
-        return f"key:{self.key_name}"
+        return f"key {self.key_name}"
 
 
 class Authenticator:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import asyncpg
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from app.api import cursors, limits, openapi, views, wire
@@ -29,30 +30,35 @@ _CHANGE = openapi.optional_body("Change")
 _ANSWERS = openapi.answers(200, "Batch", 404, 409)
 
 
-@router.get("/v1/batches", summary="List batches", responses=openapi.answers(200, "BatchPage", 400))
-async def list_batches(
-    request: Request,
-    caller: Reader,
-    state: Annotated[
-        wire.BatchStateName | None,
-        Query(description="`running` and `paused` have those completed, too; `completed` is only those."),
-    ] = None,
-    cursor: Annotated[str | None, Query(max_length=128)] = None,
-    limit: Annotated[int, Query(ge=1, le=limits.MAX_PAGE)] = limits.DEFAULT_PAGE,
-) -> Response:
-    """Batches, newest first."""
+class ListQuery(BaseModel):
+    """The query of a list of batches."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: wire.BatchStateName | None = Field(
+        None, description="`running` and `paused` have those completed, too; `completed` has only those."
+    )
+    cursor: str | None = Field(None, max_length=128)
+    limit: int = Field(limits.DEFAULT_PAGE, ge=1, le=limits.MAX_PAGE)
+
+
+@router.get("/v1/batches", summary="List batches", responses=openapi.answers(200, "BatchPage"))
+async def list_batches(request: Request, caller: Reader, query: Annotated[ListQuery, Query()]) -> Response:
+    """Batches, newest first. A page of `completed` ones may be short, or empty, and have a next one."""
     before = None
-    filters = f"batches {state}"
-    if cursor is not None:
-        before = cursors.decode(cursor, key=caller.hash_key, filters=filters)
+    filters = f"batches {query.state}"
+    if query.cursor is not None:
+        before = cursors.decode(query.cursor, key=caller.hash_key, filters=filters)
     async with context_of(request).database.driver() as driver:
-        page = await batches.page(driver, caller.tenant_id, before=before, states=_states(state), limit=limit)
+        page = await batches.page(
+            driver, caller.tenant_id, before=before, states=_states(query.state), limit=query.limit
+        )
         counts = await batches.counts(driver, [one.id for one in page], time.time())
     shown = [views.batch_view(one, counts[one.id]) for one in page]
-    if state == "completed":
-        shown = [one for one in shown if one.state == state]
+    if query.state == "completed":
+        shown = [one for one in shown if one.state == query.state]
     following = None
-    if len(page) == limit:
+    if len(page) == query.limit:
         following = cursors.encode(page[-1].id.bytes, key=caller.hash_key, filters=filters)
     return json(wire.BatchPage(shown, following))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,6 +39,40 @@ def decode(raw: bytes, decoder: Callable[[bytes], Decoded]) -> Decoded:
     if b"u0000" in raw:
         _refuse_nul(found)
     return found
+
+
+def refuse_doubles(raw: bytes, suspects: Mapping[bytes, int]) -> None:
+    """422 for a key that one object has twice: the decoder would take the last, and who meant the first
+    would text a stranger.
+
+    `suspects` are keys and how often each may be found in the bytes; only when one is found more often
+    (as a value, it may be) is the whole body read again, slowly.
+    """
+    for key, expected in suspects.items():
+        if raw.count(key) > expected:
+            break
+    else:
+        return
+    try:
+        json.loads(raw, object_pairs_hook=_single)
+    except _Doubled as doubled:
+        name = str(doubled)
+        shown = f"'{name}'" if _PLAIN_NAME.match(name) and not re.search(r"\d{6}", name) else "a key"
+        raise Problem(422, "duplicate_key", f"{shown} is written twice in one object") from None
+    except (ValueError, RecursionError):  # beyond Python's reader, and no double found
+        return
+
+
+class _Doubled(Exception):
+    pass
+
+
+def _single(pairs: list[tuple[str, Any]]) -> None:
+    seen = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _Doubled(key)
+        seen.add(key)
 
 
 def field_error(message: str, base: str = "") -> FieldError:

@@ -335,7 +335,7 @@ def _filled(names: tuple[str, ...], variables: dict[str, wire.Value] | None) -> 
             raise Refused(f"/variables/{name}", "missing_variable", f"the variable '{name}' has no value")
         if type(value) is not str:
             value = str(value)
-        elif len(value) > limits.MAX_VALUE_CHARS:
+        if len(value) > limits.MAX_VALUE_CHARS:
             raise Refused(f"/variables/{name}", "too_long", f"more than {limits.MAX_VALUE_CHARS} characters")
         found[name] = value
     return found

@@ -151,6 +151,7 @@ class Application(FastAPI):
     def __init__(self, *, hot: Mapping[tuple[str, str], Hot], **options: Any) -> None:
         super().__init__(**options)
         self._hot = dict(hot)
+        self.state.hot = frozenset(hot)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

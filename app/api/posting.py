@@ -36,6 +36,7 @@ from app.store.intake import Draft
 
 MESSAGES = "/v1/messages"
 BATCHES = "/v1/batches"
+_ONCE = {b'"to"': 1, b'"body"': 1, b'"category"': 1, b'"sender"': 1, b'"template"': 1, b'"variables"': 1}
 DUE_STEP_S = 0.1  # messages due at once share a due time, so that they can share a pack
 
 
@@ -72,6 +73,7 @@ async def post_message(request: Request, context: Context) -> Answer:
 async def _single(raw: bytes, caller: Caller, context: Context) -> Single:
     """The message, checked. Raises Problem."""
     posted = decoding.decode(raw, wire.decode_message)
+    decoding.refuse_doubles(raw, _ONCE)
     now_s = context.clock() // DUE_STEP_S * DUE_STEP_S
     template = await template_of(posted.template, caller, context)
     terms = terms_of(posted, caller, template, now_s)
@@ -102,6 +104,7 @@ async def post_batch(request: Request, context: Context) -> Answer:
     key = checked_key(header_text(request.headers.idempotency_key))
     raw = await request.body(limits.MAX_BATCH_BYTES)
     posted, undecoded = _decoded(raw)
+    decoding.refuse_doubles(raw, _at_most(len(posted.recipients)))
     if not posted.recipients and not undecoded:
         raise field_problem("/recipients", "too_short", "a batch has at least one recipient")
     now_s = context.clock()
@@ -130,6 +133,11 @@ async def post_batch(request: Request, context: Context) -> Answer:
         return _replayed(kept, keyed.request_hash, context)
     count_accepted(context, drafts)
     return Answer(202, body)
+
+
+def _at_most(recipients: int) -> dict[bytes, int]:
+    """How often a batch's keys may be found."""
+    return {**_ONCE, b'"to"': recipients, b'"variables"': recipients, b'"recipients"': 1}
 
 
 Undecoded = dict[int, FieldError]

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match
+from starlette.routing import Match
 
 from app.api.codes import TITLES
 
@@ -191,21 +191,27 @@ def of_validation(error: RequestValidationError) -> Problem:
     return Problem(422, "invalid_request", errors[0].detail if errors else "the request is not valid", errors)
 
 
-def allowed_methods(routes: Sequence[BaseRoute], scope: Mapping[str, Any]) -> set[str]:
-    """The methods of every route with this path."""
-    found: set[str] = set()
-    for route in routes:
-        match, _ = route.matches(dict(scope))
-        if match is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+def _allowed(app: FastAPI, scope: Mapping[str, Any]) -> set[str]:
+    """Every method that the path answers to: the framework names those of the first route alone (RFC 9110, 10.2.1)."""
+    found = {method for method, path in app.state.hot if path == scope["path"]}
+    for method in _METHODS:
+        asked = {**scope, "method": method}
+        if any(route.matches(asked)[0] is Match.FULL for route in app.router.routes):
+            found.add(method)
     return found
 
 
 def install(app: FastAPI) -> None:
     """Make every error of the app a problem."""
 
-    async def problem(_: Request, error: Exception) -> Response:
-        return problem_of(error).response()
+    async def problem(request: Request, error: Exception) -> Response:
+        found = problem_of(error)
+        if found.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            found.headers = {"allow": ", ".join(sorted(_allowed(app, request.scope)))}
+        return found.response()
 
     async def validation(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import asyncpg
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from app.api import cursors, limits, openapi, views, wire
@@ -138,38 +138,42 @@ async def change_of(request: Request) -> wire.Change:
     return change
 
 
-@router.get("/v1/messages", summary="List messages", responses=openapi.answers(200, "MessagePage", 400, 422))
-async def list_messages(
-    request: Request,
-    caller: Reader,
-    batch_id: Annotated[str | None, Query(description="Of that batch.")] = None,
-    to: Annotated[str | None, Query(max_length=64, description="To that number.")] = None,
-    client_reference: Annotated[str | None, Query(max_length=limits.MAX_REFERENCE_CHARS)] = None,
-    state: Annotated[
-        wire.StateName | None, Query(description="Only with `batch_id` or `created_from`.")
-    ] = None,
-    created_from: Annotated[AwareDatetime | None, Query(description="Accepted at or after.")] = None,
-    created_until: Annotated[AwareDatetime | None, Query(description="Accepted before.")] = None,
-    cursor: Annotated[str | None, Query(max_length=128)] = None,
-    limit: Annotated[int, Query(ge=1, le=limits.MAX_PAGE)] = limits.DEFAULT_PAGE,
-) -> Response:
-    """Messages, newest first."""
-    if state is not None and batch_id is None and created_from is None:
-        raise field_problem("query/state", "invalid_request", "a state needs a batch_id or created_from")
-    wanted = Filter(
-        _batch_id(batch_id),
-        _recipient(to, caller),
-        _reference(client_reference),
-        state,
-        _bound(created_from, bytes(16)),
-        _bound(created_until, END),
+class ListQuery(BaseModel):
+    """The query of a list of messages; a parameter that isn't here is refused, not overlooked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    batch: str | None = Field(None, description="Of that batch.")
+    to: str | None = Field(None, max_length=64, description="To that number.")
+    reference: str | None = Field(
+        None, max_length=limits.MAX_REFERENCE_CHARS, description="With that client_reference."
     )
-    filters = repr((wanted.batch_id, wanted.recipient, client_reference, state, created_from, created_until))
-    if cursor is not None:
-        place = cursors.decode(cursor, key=caller.hash_key, filters=filters)
+    state: wire.StateName | None = Field(None, description="Only with `batch` or `created_from`.")
+    created_from: AwareDatetime | None = Field(None, description="Accepted at or after.")
+    created_until: AwareDatetime | None = Field(None, description="Accepted before.")
+    cursor: str | None = Field(None, max_length=128)
+    limit: int = Field(limits.DEFAULT_PAGE, ge=1, le=limits.MAX_PAGE)
+
+
+@router.get("/v1/messages", summary="List messages", responses=openapi.answers(200, "MessagePage"))
+async def list_messages(request: Request, caller: Reader, query: Annotated[ListQuery, Query()]) -> Response:
+    """Messages, newest first. A page that filters by state may be short, or empty, and have a next one."""
+    if query.state is not None and query.batch is None and query.created_from is None:
+        raise field_problem("query/state", "invalid_request", "a state needs a batch or created_from")
+    wanted = Filter(
+        _batch_id(query.batch),
+        _recipient(query.to, caller),
+        _reference(query.reference),
+        query.state,
+        _bound(query.created_from, bytes(16)),
+        _bound(query.created_until, END),
+    )
+    filters = repr(msgspec.structs.astuple(wanted))
+    if query.cursor is not None:
+        place = cursors.decode(query.cursor, key=caller.hash_key, filters=filters)
         wanted = msgspec.structs.replace(wanted, high=place)
     async with context_of(request).database.driver() as driver:
-        shown, more = await _page(driver, caller.tenant_id, wanted, limit)
+        shown, more = await _page(driver, caller.tenant_id, wanted, query.limit)
     following = cursors.encode(more, key=caller.hash_key, filters=filters) if more else None
     return json(wire.MessagePage(shown, following))
 
@@ -179,13 +183,13 @@ def _batch_id(value: str | None) -> bytes | None:
         return None
     found = ids.parse(value)
     if found is None:
-        raise field_problem("query/batch_id", "invalid_value", "not an id")
+        raise field_problem("query/batch", "invalid_value", "not an id")
     return found
 
 
 def _reference(value: str | None) -> str | None:
     if value is not None and "\x00" in value:
-        raise field_problem("query/client_reference", "nul_character", "NUL can't be stored")
+        raise field_problem("query/reference", "nul_character", "NUL can't be stored")
     return value
 
 

@@ -26,7 +26,7 @@ SHOWN_CHARS = 10  # of a key, kept to tell keys apart
 SCOPES = ("send", "read", "rules", "operate", "admin")
 HASH_KEY_BYTES = 32
 DEFAULT_TENANT = "default"
-_BOOTSTRAP_LOCK = locks.BOOTSTRAP
+DEFAULT_SENDER = "Volley"  # the first tenant's, so that a first message needs none; its owner changes it
 
 
 class StoredKey(msgspec.Struct, frozen=True):
@@ -168,7 +168,7 @@ def _key_row(row: asyncpg.Record) -> KeyRow:
 
 
 async def bootstrap(
-    driver: asyncpg.Connection, *, secret: str | None, now_s: float, default_sender: str | None = None
+    driver: asyncpg.Connection, *, secret: str | None, now_s: float, default_sender: str = DEFAULT_SENDER
 ) -> str | None:
     """Make the first tenant and its admin key. Gives the secret of a key made now, else None.
 
@@ -176,12 +176,10 @@ async def bootstrap(
     that has keys already (unless it was revoked); without, a key is made only where there is none at all.
     """
     async with driver.transaction():
-        await driver.execute("SELECT pg_advisory_xact_lock($1)", _BOOTSTRAP_LOCK)
+        await driver.execute("SELECT pg_advisory_xact_lock($1)", locks.BOOTSTRAP)
         tenant_id = await driver.fetchval("SELECT min(id) FROM tenants")
         if tenant_id is None:
-            tenant_id = await create_tenant(
-                driver, DEFAULT_TENANT, {"default_sender": default_sender} if default_sender else {}
-            )
+            tenant_id = await create_tenant(driver, DEFAULT_TENANT, {"default_sender": default_sender})
         if secret is None:
             if await driver.fetchval("SELECT EXISTS (SELECT FROM api_keys)"):
                 return None

@@ -1,0 +1,217 @@
+"""Health, metrics, problems of the framework's routes, limits, outages, and the served process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from app.api import limits
+from app.api.codes import TITLES
+from app.settings import Settings
+from app.store import keys, migrate
+from app.store.engine import Database
+from tests.api.conftest import Api, Running
+
+SOURCES = Path(__file__).parents[2] / "app"
+
+
+async def test_health_readiness_and_metrics_need_no_key(api):
+    for path in ("/healthz", "/readyz", "/metrics"):
+        async with api.session.get(api.url + path) as reply:
+            assert reply.status == 200
+    ready = (await api.get("/readyz")).json
+    assert ready["checks"]["postgresql"] == "ok"
+    assert ready["checks"]["redis"] == "ok"
+
+
+async def test_an_unmigrated_database_is_not_ready(api):
+    await api.fetch("UPDATE alembic_version SET version_num = '0000'")
+    reply = await api.get("/readyz")
+    await api.fetch("UPDATE alembic_version SET version_num = $1", migrate_head())
+    assert (reply.status, reply.code) == (503, "unavailable")
+    assert "retry-after" in reply.headers
+    assert (await api.get("/readyz")).status == 200
+
+
+def migrate_head() -> str:
+    from app.api.health import schema_head
+
+    return schema_head()
+
+
+async def test_metrics_count_what_was_accepted_and_refused(api):
+    async def value(pattern: str) -> float:
+        found = re.search(pattern + r"\S* (\S+)", (await api.get("/metrics")).raw.decode())
+        return float(found[1]) if found else 0.0
+
+    accepted = r'volley_messages_accepted_total\{category="marketing",region="FR"\}'
+    rejected = r'volley_messages_rejected_total\{code="invalid_number"\}'
+    requests = (
+        r'volley_http_request_duration_seconds_count\{method="POST",route="/v1/messages",status="2xx"\}'
+    )
+    before = [await value(accepted), await value(rejected), await value(requests)]
+    await api.post("/v1/messages", api.message(category="marketing", to="+33612345678"))
+    await api.post("/v1/messages", api.message(to="+1"))
+    assert await value(accepted) == before[0] + 1
+    assert await value(rejected) == before[1] + 1
+    assert await value(requests) == before[2] + 1
+    text = (await api.get("/metrics")).raw.decode()
+    assert "+336" not in text
+
+
+PROBLEMS = [
+    ("GET", "/nowhere", 404, "not_found"),
+    ("GET", "/v1/messages/", 404, "not_found"),
+    ("GET", "/v1/messages/abc", 404, "not_found"),
+    ("GET", "/v1/messages/00000000-0000-7000-8000-000000000000", 404, "not_found"),
+    ("GET", "/v1/messages/01a200e5-7c2b-75dc-800a-a5abf6469c01", 404, "not_found"),
+    ("GET", "/v1/batches/%00", 404, "not_found"),
+    ("PUT", "/v1/messages", 405, "method_not_allowed"),
+    ("DELETE", "/v1/batches", 405, "method_not_allowed"),
+    ("GET", "/v1/batches/upload/x", 404, "not_found"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status", "code"), PROBLEMS)
+async def test_every_error_is_a_problem(api, method, path, status, code):
+    reply = await api.call(method, path)
+    assert (reply.status, reply.code) == (status, code)
+
+
+async def test_a_405_names_every_method_of_the_path(api):
+    for path, wanted in (("/v1/messages", {"GET", "POST"}), ("/v1/batches/upload", {"POST", "GET"})):
+        reply = await api.call("PUT", path)
+        assert set(reply.headers["allow"].split(", ")) == wanted
+
+
+def test_every_code_in_the_sources_is_in_the_catalogue():
+    found = set()
+    for source in SOURCES.glob("api/**/*.py"):
+        text = source.read_text()
+        found |= set(re.findall(r'Problem\(\s*\d{3},\s*"(\w+)"', text))
+        found |= set(re.findall(r'(?:field_problem|FieldError|Refused)\(\s*f?"[^"]*",\s*"(\w+)"', text))
+    assert len(found) > 30
+    assert found - TITLES.keys() == set()
+
+
+async def test_an_unexpected_error_is_a_500_problem_without_its_text(api, monkeypatch, caplog):
+    from app.store import messages
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("+12025559876 secret")
+
+    monkeypatch.setattr(messages, "find", broken)
+    reply = await api.get("/v1/messages/01a200e5-7c2b-75dc-800a-a5abf6469c01")
+    assert (reply.status, reply.code) == (500, "internal_error")
+    assert b"secret" not in reply.raw
+    assert any(record.exc_info for record in caplog.records)
+
+
+async def test_too_many_requests_or_bytes_at_once_are_told_to_come_again(api, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_REQUESTS_IN_FLIGHT", 0)
+    full = await api.post("/v1/messages", api.message())
+    assert (full.status, full.code, full.headers["retry-after"]) == (503, "overloaded", "1")
+    assert (await api.get("/healthz")).status == 200
+    monkeypatch.setattr(limits, "MAX_REQUESTS_IN_FLIGHT", 100)
+    monkeypatch.setattr(limits, "MAX_BYTES_IN_FLIGHT", 10)
+    heavy = await api.post("/v1/messages", api.message())
+    assert (heavy.status, heavy.code) == (503, "overloaded")
+    assert "retry-after" in heavy.headers
+    monkeypatch.undo()
+    assert (await api.post("/v1/messages", api.message())).status == 202
+    metrics = (await api.get("/metrics")).raw.decode()
+    assert "volley_http_bytes_in_flight 0.0" in metrics
+
+
+async def test_postgresql_gone_is_a_503_and_back_again_without_a_restart(engines):
+    """Nothing is accepted without PostgreSQL; Redis away changes nothing."""
+    postgres, valkey = engines.postgres(), engines.valkey()
+    await migrate.upgrade_async(postgres.url)
+    running = Running(Settings(database_url=postgres.url, redis_url=valkey.url))
+    port = await running.start()
+    database = Database(postgres.url, pool=1)
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        api = Api(port, session, database)
+        async with database.driver() as driver:
+            api.key = await keys.bootstrap(driver, secret=None, now_s=time.time()) or ""
+        await database.dispose()
+        first = await api.post("/v1/messages", api.message())
+        assert first.status == 202
+        valkey.kill()
+        assert (await api.post("/v1/messages", api.message())).status == 202
+        assert (await api.get("/readyz")).json["checks"]["redis"] == "unreachable"
+        postgres.kill()
+        for reply in await asyncio.gather(
+            api.post("/v1/messages", api.message()),
+            api.post("/v1/batches", api.batch([{"to": "+12025550101"}], body="x")),
+            api.get(first.json["url"]),
+            api.get("/readyz"),
+        ):
+            assert (reply.status, reply.code) == (503, "database_unavailable")
+            assert "retry-after" in reply.headers
+        assert (await api.get("/healthz")).status == 200
+        postgres.start()
+        deadline = time.monotonic() + 10
+        while (await api.post("/v1/messages", api.message())).status != 202:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert (await api.get(first.json["url"])).status == 200  # committed before the crash
+    await running.stop()
+
+
+SERVE = """
+import sys
+from app.api.server import run
+from app.settings import Settings
+if __name__ == "__main__":
+    database, redis, port, workers = sys.argv[1:]
+    run(Settings(database_url=database, redis_url=redis, port=int(port), api_workers=int(workers)))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_process_serves_and_stops_on_sigterm(api, postgres_url, redis_url, tmp_path, workers):
+    script = tmp_path / "serve.py"
+    script.write_text(SERVE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES.parent)}
+    process = subprocess.Popen(
+        [sys.executable, str(script), postgres_url, redis_url, str(port), str(workers)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            async with api.session.get(url + "/readyz") as reply:
+                if reply.status == 200:
+                    break
+        except aiohttp.ClientError:
+            pass
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    headers = {"Authorization": f"Bearer {api.key}"}
+    async with api.session.post(url + "/v1/messages", json=api.message(), headers=headers) as reply:
+        assert reply.status == 202
+        accepted = await reply.json()
+    process.send_signal(signal.SIGTERM)
+    _, log = await asyncio.to_thread(process.communicate, timeout=10)
+    assert process.returncode in (0, -signal.SIGTERM), log
+    assert (await api.get(accepted["url"])).status == 200
+    assert "Traceback" not in log
+    assert "+1202" not in log
