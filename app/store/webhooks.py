@@ -194,15 +194,19 @@ class Publisher:
         """Enqueue what somebody wants to hear, in the caller's transaction; gives how many deliveries."""
         if not changes:
             return 0
+        packs = {ids.pack_of(change.message_id) for change in changes}
         endpoints = await subscribers(driver, {change.tenant_id for change in changes})
-        await self._learn(driver, {ids.pack_of(change.message_id) for change in changes})
+        await self._learn(driver, packs)
+        calling = {pack_id for pack_id in packs if self._calls_back[pack_id]}
+        self._forget()
+        if not endpoints and not calling:
+            return 0
         wanted = [
             change
             for change in changes
-            if self._calls_back[ids.pack_of(change.message_id)]
-            or any(_wants(events, change) for _, events in endpoints.get(change.tenant_id, ()))
+            if any(_wants(events, change) for _, events in endpoints.get(change.tenant_id, ()))
+            or (calling and ids.pack_of(change.message_id) in calling)
         ]
-        self._forget()
         if not wanted:
             return 0
         content = await _content(driver, wanted)
@@ -210,17 +214,16 @@ class Publisher:
 
     async def _learn(self, driver: asyncpg.Connection, pack_ids: set[bytes]) -> None:
         """Which of these packs name a callback URL: looked at once, in the payload, without decoding it."""
-        unknown = [as_uuid(pack_id) for pack_id in pack_ids if pack_id not in self._calls_back]
-        for pack_id in pack_ids:
-            self._calls_back.setdefault(pack_id, False)
+        unknown = [pack_id for pack_id in pack_ids if pack_id not in self._calls_back]
         if not unknown:
             return
-        for row in await driver.fetch(
+        rows = await driver.fetch(
             "SELECT id FROM packs WHERE id = ANY($1::uuid[])"
             " AND position('callback_url'::bytea IN payload) > 0",
-            unknown,
-        ):
-            self._calls_back[row["id"].bytes] = True
+            [as_uuid(pack_id) for pack_id in unknown],
+        )
+        calling = {row["id"].bytes for row in rows}
+        self._calls_back.update((pack_id, pack_id in calling) for pack_id in unknown)
 
     def _forget(self) -> None:
         while len(self._calls_back) > PACKS_KNOWN:
@@ -324,8 +327,10 @@ due AS (
     SELECT d.id FROM wanted w CROSS JOIN LATERAL (
         SELECT id FROM webhook_deliveries d
         WHERE d.state = 1 AND d.target = w.target AND d.next_at <= $3
-          AND NOT EXISTS (SELECT FROM webhook_deliveries e WHERE e.state = 1 AND e.message_id = d.message_id
-                          AND e.target = d.target AND e.id < d.id)
+          -- the first of its message; as a subquery, not an anti-join, so that no plan compares all with all
+          AND (d.message_id IS NULL OR d.id = (
+              SELECT e.id FROM webhook_deliveries e WHERE e.state = 1 AND e.message_id = d.message_id
+              AND e.target = d.target ORDER BY e.id LIMIT 1))
         ORDER BY d.next_at, d.id LIMIT w.n FOR UPDATE SKIP LOCKED
     ) d
 )

@@ -408,10 +408,10 @@ CREATE TABLE webhook_deliveries (
     created_at  timestamptz NOT NULL DEFAULT now(),
     delivered_at timestamptz
 );
-CREATE INDEX webhook_deliveries_next ON webhook_deliveries (target, next_at) WHERE state = 1;
+CREATE INDEX webhook_deliveries_next ON webhook_deliveries (target, next_at, id) WHERE state = 1;
 CREATE INDEX webhook_deliveries_created ON webhook_deliveries USING brin (created_at);
 CREATE INDEX webhook_deliveries_endpoint ON webhook_deliveries (endpoint_id, id);
-CREATE INDEX webhook_deliveries_message ON webhook_deliveries (message_id, id) WHERE state = 1;
+CREATE INDEX webhook_deliveries_message ON webhook_deliveries (message_id, target, id) WHERE state = 1;
 """
 
 
