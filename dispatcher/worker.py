@@ -34,7 +34,7 @@ from gateways.base import Outcome, Retry, Submission
 
 FRESH_S = 0.5  # a decision older than this authorises nothing
 CYCLE_SEGMENTS = 1_000  # the most that one cycle claims
-LEAST_CREDIT = 100  # what a lane may claim at least, when several share a gateway's room: a parcel stays whole
+LEAST_CREDIT = 100  # what a lane may claim at least of a gateway's room: a parcel stays whole
 MAX_CYCLES = 4  # under way at once: one claims while others wait for PostgreSQL
 MAX_LANES = 64
 MAX_PARCELS = 200
@@ -203,10 +203,18 @@ class Dispatcher:
     def _take(self, held: Open) -> int:
         """Credit of a gateway, if there is enough to be worth a cycle."""
         got = held.gateway.take(CYCLE_SEGMENTS)
-        if got < (self._window(held) + 3) // 4:  # not worth a cycle yet: splits parcels, costs a commit
+        least = (self._window(held) + 3) // 4  # fewer aren't worth a cycle: splits parcels, costs a commit
+        # When the pace is what holds back, and not the window, more will not come by waiting.
+        paced = not self._cycles and self._free(held) >= least
+        if got < least and not paced:
             held.gateway.give_back(got)
             return 0
         return got
+
+    @staticmethod
+    def _free(held: Open) -> int:
+        """Room in the windows, whatever the pace."""
+        return sum(bind.window - bind.in_flight for bind in held.gateway.binds() if bind.state == "bound")
 
     @staticmethod
     def _window(held: Open) -> int:
@@ -249,7 +257,8 @@ class Dispatcher:
         now_s = self.clock()
         decisions = [self._first(parcel, now_s) for parcel in parcels]
         await self._ask(decisions, now_s)
-        portions = [self._portion(d, credit, now_s, decided_at + FRESH_S) for d in decisions]
+        whole = dict(credit)
+        portions = [self._portion(d, credit, whole, now_s, decided_at + FRESH_S) for d in decisions]
         try:
             await self._reserve(portions, now_s)
             untouched = [p for p in portions if p.untouched is not None]
@@ -280,7 +289,12 @@ class Dispatcher:
             self.desk.second(decision, "".join(next(answers) for _ in questions), now_s)
 
     def _portion(
-        self, decision: Decision, credit: dict[str, int], now_s: float, send_before: float
+        self,
+        decision: Decision,
+        credit: dict[str, int],
+        whole: dict[str, int],
+        now_s: float,
+        send_before: float,
     ) -> Portion:
         """What of a decision fits the gateway's room now; the rest waits at the head."""
         parcel, entries = decision.parcel, decision.go
@@ -312,9 +326,11 @@ class Dispatcher:
             total = len(cut.parts)
             mask = parcel.masks.get(entry.index) or (1 << total) - 1
             need = total if mask == (1 << total) - 1 else mask.bit_count()
-            # A text longer than the whole window goes when the window is empty: what does not fit comes back.
+            # A text longer than the whole window, or than the pace ever gives at once, goes alone when there is room
+            # in the window: what does not fit comes back, what was too fast is made up for.
+            alone = not portion.submissions and 0 < room == whole.get(name)
             fits = portion.segments + need <= room or (
-                not portion.submissions and need > room >= self._window(held) > 0
+                alone and self._free(held) >= min(need, self._window(held))
             )
             if not fits:
                 portion.held.append((entries[place:], now_s, "window_full", True))
