@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 PREFIX = "VOLLEY_"
-MIN_KEY_LENGTH = 16
 MAX_KEY_LENGTH = 256
 MAX_WORKERS = 64
 
@@ -93,9 +92,9 @@ def _config(value: str) -> Path:
 
 
 def _key(value: str) -> str:
-    """A key's length keeps it from being guessed; its characters must fit into an HTTP header."""
-    if not MIN_KEY_LENGTH <= len(value) <= MAX_KEY_LENGTH:
-        raise ValueError(f"a key has {MIN_KEY_LENGTH} to {MAX_KEY_LENGTH} characters")
+    """Its characters must fit into an HTTP header. How strong it is, is its owner's choice."""
+    if len(value) > MAX_KEY_LENGTH:
+        raise ValueError(f"a key has at most {MAX_KEY_LENGTH} characters")
     if not value.isascii() or not value.isprintable() or " " in value:
         raise ValueError("a key has only visible ASCII characters")
     return value

@@ -40,6 +40,7 @@ STALE_GRACE_S = 5.0
 PROBE_TIMEOUT_S = 1.0
 ENGINE_TIMEOUT_S = 600.0  # replaying a long write-ahead log takes its time
 ROLE_TIMEOUT_S = 60.0
+STRONG_KEY_LENGTH = 16
 # With the engines' own limits, 9.5 s in the worst case.
 STOP_S = {"api": 2.5, "dispatch": 3.2, "sandbox": 0.3}
 
@@ -187,6 +188,10 @@ class Start:
             self.new_key = bootstrap.first_key(url, self.settings.api_key)
         if self.new_key is not None:
             self.home.write_private(self.home.key_file, self.new_key + "\n")
+        if self.settings.api_key is not None and len(self.settings.api_key) < STRONG_KEY_LENGTH:
+            say_warning(
+                f"VOLLEY_API_KEY is short: with fewer than {STRONG_KEY_LENGTH} characters it can be guessed"
+            )
         self.supervisor.check()
 
     def _step(self, name: str, work: Callable[[], object]) -> None:
