@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.countries.packs import Packs
-from app.queue import cleaning, lanes
+from app.queue import cleaning, lanes, status
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.settings import Settings
 from app.store import config as configuration
@@ -41,6 +41,7 @@ from dispatcher.worker import Dispatcher
 from gateways.base import Inbound, Outcome, Receipt, Submission
 
 HEARTBEAT_S = 1.0
+SHOW_EVERY_S = 1.0
 JOIN_RETRY_S = 0.2
 DRAIN_S = 5.0
 BINDS_EVERY_S = 2.0
@@ -129,6 +130,7 @@ class Process:
         work.add_done_callback(self._ended)
         for part in (
             self._heartbeat(),
+            self._show_status(),
             self._keep_attached(),
             self._watch_epoch(),
             self._watch_configuration(),
@@ -190,14 +192,34 @@ class Process:
                 async with self.database.driver() as driver:
                     await dispatch.beat(driver, self.lease_id)
                 self._beaten_at = time.monotonic()
+                self.metrics.gauges["postgresql_up"] = 1.0
             except dispatch.LeaseLost:
                 self._lease_lost()
                 return
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+                self.metrics.gauges["postgresql_up"] = 0.0
                 log.warning("the lease could not be renewed; trying again")
             self.metrics.gauges["parcels_in_flight"] = float(self.recorder.in_flight)
             self.metrics.binds = self.fleet.binds()
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def _show_status(self) -> None:
+        """For the console. A task of its own: a slow Redis must not hold up the heartbeat."""
+        while True:
+            binds = tuple(
+                status.Bind(gateway, slot, b.state, b.window, b.in_flight, b.since, b.error)
+                for b in self.fleet.binds()
+                for gateway, _, slot in (b.name.rpartition("/"),)
+            )
+            attached, parcels = self.dispatcher.attached.is_set(), self.recorder.in_flight
+            try:
+                await status.show(
+                    self.queue, status.Status(self.lease_id, time.time(), attached, parcels, binds)
+                )
+                self.metrics.gauges["redis_up"] = 1.0
+            except (OSError, Unavailable):
+                self.metrics.gauges["redis_up"] = 0.0
+            await asyncio.sleep(SHOW_EVERY_S)
 
     async def _keep_attached(self) -> None:
         again = False
