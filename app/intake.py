@@ -39,6 +39,7 @@ MAX_UNOFFERED = 2_000  # parcels kept for Redis; what is over is left to the swe
 OFFER_PAGE = 25
 EPOCH_CHECK_S = 1.0
 REATTACH_S = 0.5
+DRAIN_S = 2.0  # for what is to be offered at the end
 STOP_S = 10.0  # for what is being committed at the end
 
 log = logging.getLogger(__name__)
@@ -282,6 +283,7 @@ class Offers:
         self._queue = queue
         self._pending: deque[Parcel] = deque()
         self._wanted = asyncio.Event()
+        self._drained = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.attached = False
         self.offered = 0
@@ -296,9 +298,8 @@ class Offers:
 
     async def stop(self) -> None:
         """Offer what is pending, if Redis is there, and end."""
-        deadline = time.monotonic() + 2
-        while self._pending and self.attached and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        if self._pending and self.attached:
+            await asyncio.wait([asyncio.ensure_future(self._drained.wait())], timeout=DRAIN_S)
         for task in self._tasks:
             await _ended(task)
 
@@ -311,6 +312,7 @@ class Offers:
         room = MAX_UNOFFERED - len(self._pending)
         self.left += max(0, len(near) - room)
         self._pending.extend(near[: max(0, room)])
+        self._drained.clear()
         self._wanted.set()
 
     async def offer_batch(self, batch_id: bytes) -> None:
@@ -340,6 +342,8 @@ class Offers:
                 except Exception:
                     self.left += len(page)
                     log.exception("offering failed; the sweeper offers these parcels")
+            if not self._pending:
+                self._drained.set()
 
     def _lost(self, error: BaseException) -> None:
         if self.attached:

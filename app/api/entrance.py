@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -201,10 +202,8 @@ class Application(FastAPI):
             await _send(send, answer)
             return answer.status
         await _send(send, answer, more=True)
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(request.linger(), LINGER_S)
-        except TimeoutError:
-            pass
         await send({"type": "http.response.body", "body": b"", "more_body": False})
         return answer.status
 

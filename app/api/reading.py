@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import asyncpg
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response
 
 from app.api import cursors, limits, openapi, views, wire
@@ -138,6 +139,20 @@ async def change_of(request: Request) -> wire.Change:
     return change
 
 
+_WRITTEN = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d")
+
+
+def _rfc3339(value: object) -> object:
+    """A time as RFC 3339 writes it: pydantic would take seconds, too. A plus sign that was not escaped in
+    the URL arrives as a space."""
+    if not isinstance(value, str) or not _WRITTEN.match(value):
+        raise ValueError("a time as in RFC 3339 with its offset from UTC is expected")
+    return value.replace(" ", "+")
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
+
+
 class ListQuery(BaseModel):
     """The query of a list of messages; a parameter that isn't here is refused, not overlooked."""
 
@@ -149,8 +164,8 @@ class ListQuery(BaseModel):
         None, max_length=limits.MAX_REFERENCE_CHARS, description="With that client_reference."
     )
     state: wire.StateName | None = Field(None, description="Only with `batch` or `created_from`.")
-    created_from: AwareDatetime | None = Field(None, description="Accepted at or after.")
-    created_until: AwareDatetime | None = Field(None, description="Accepted before.")
+    created_from: Moment | None = Field(None, description="Accepted at or after.")
+    created_until: Moment | None = Field(None, description="Accepted before.")
     cursor: str | None = Field(None, max_length=128)
     limit: int = Field(limits.DEFAULT_PAGE, ge=1, le=limits.MAX_PAGE)
 

@@ -183,6 +183,16 @@ async def stored(driver: asyncpg.Connection, tenant_id: int, message_ids: Sequen
     return found
 
 
+_NEWEST = """
+SELECT id, payload FROM packs WHERE tenant_id = $1 AND $5::uuid IS NULL AND id >= $2 AND id < $3
+ORDER BY id DESC LIMIT $4
+"""
+_NEWEST_OF_BATCH = """
+SELECT id, payload FROM packs WHERE batch_id = $5 AND tenant_id = $1 AND id >= $2 AND id < $3
+ORDER BY id DESC LIMIT $4
+"""
+
+
 async def newest(
     driver: asyncpg.Connection,
     tenant_id: int,
@@ -197,9 +207,7 @@ async def newest(
     Of a batch, or of the whole tenant. None: there is nothing more.
     """
     rows = await driver.fetch(
-        "SELECT id, payload FROM packs WHERE "
-        + ("batch_id = $5 AND tenant_id = $1 " if batch_id else "tenant_id = $1 AND $5::uuid IS NULL ")
-        + "AND id >= $2 AND id < $3 ORDER BY id DESC LIMIT $4",
+        _NEWEST_OF_BATCH if batch_id else _NEWEST,
         tenant_id,
         as_uuid(ids.pack_of(low)),
         as_uuid(high),

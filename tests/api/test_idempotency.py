@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from app.api.idempotency import request_hash
 from app.store import idempotency
 from app.store.idempotency import Slot
 
@@ -113,8 +114,6 @@ async def test_a_claim_whose_holder_died_is_free_when_its_lease_ends(api):
     batch = (await api.post("/v1/batches", api.batch([{"to": "+12025550101"}], body="x"))).json
     path, key = f"{batch['url']}/pause", uuid.uuid4().hex
     slot = Slot(api.tenant_id, f"POST {path}", key)
-    from app.api.idempotency import request_hash
-
     async with api.database.driver() as driver:
         assert await idempotency.claim(driver, slot, request_hash(b"", b""), 60)
         held = await api.post(path, idempotency_key=key)

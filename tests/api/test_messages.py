@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
@@ -214,7 +215,7 @@ async def test_a_body_over_the_limit_is_refused_while_it_comes(api):
 async def test_a_half_sent_body_leaves_nothing(api):
     before = await api.count("packs")
     body = b'{"to":"+12025550101","category":"otp","sender":"12025550199","body":"x"}'
-    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    _, writer = await asyncio.open_connection("127.0.0.1", api.port)
     head = f"POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.key}\r\n"
     writer.write(head.encode() + b"Content-Length: %d\r\n\r\n" % (len(body) + 1) + body)
     await writer.drain()
@@ -322,8 +323,6 @@ async def test_it_is_too_late_to_cancel_what_is_being_handed_over(api):
 
 
 def pack_of(url: str):
-    from uuid import UUID
-
     return UUID(bytes=ids.pack_of(ids.parse(url.rpartition("/")[2])))
 
 
@@ -458,6 +457,7 @@ BAD_QUERIES = [
     ("to=12", 422, "invalid_number"),
     ("reference=%00", 422, "nul_character"),
     ("created_from=2026-01-01T00:00:00", 422, "invalid_request"),
+    ("created_from=0.5", 422, "invalid_value"),
     ("cursor=AAAA", 400, "invalid_cursor"),
     ("cursor=%F0%9F%98%80", 400, "invalid_cursor"),
 ]

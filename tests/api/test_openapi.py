@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 
@@ -49,8 +50,6 @@ async def test_the_hot_routes_describe_their_bodies(api, path):
 
 async def test_schemathesis_finds_nothing(api):
     """Requests made from the description, good and bad: no 5xx, no undescribed status, body or type."""
-    import asyncio
-
     process = await asyncio.create_subprocess_exec(
         os.path.join(os.path.dirname(sys.executable), "schemathesis"),
         "run",

@@ -17,8 +17,9 @@ import pytest
 
 from app.api import limits
 from app.api.codes import TITLES
+from app.api.health import schema_head
 from app.settings import Settings
-from app.store import keys, migrate
+from app.store import keys, messages, migrate
 from app.store.engine import Database
 from tests.api.conftest import Api, Running
 
@@ -37,16 +38,10 @@ async def test_health_readiness_and_metrics_need_no_key(api):
 async def test_an_unmigrated_database_is_not_ready(api):
     await api.fetch("UPDATE alembic_version SET version_num = '0000'")
     reply = await api.get("/readyz")
-    await api.fetch("UPDATE alembic_version SET version_num = $1", migrate_head())
+    await api.fetch("UPDATE alembic_version SET version_num = $1", schema_head())
     assert (reply.status, reply.code) == (503, "unavailable")
     assert "retry-after" in reply.headers
     assert (await api.get("/readyz")).status == 200
-
-
-def migrate_head() -> str:
-    from app.api.health import schema_head
-
-    return schema_head()
 
 
 async def test_metrics_count_what_was_accepted_and_refused(api):
@@ -105,8 +100,6 @@ def test_every_code_in_the_sources_is_in_the_catalogue():
 
 
 async def test_an_unexpected_error_is_a_500_problem_without_its_text(api, monkeypatch, caplog):
-    from app.store import messages
-
     async def broken(*_: object) -> None:
         raise RuntimeError("+12025559876 secret")
 

@@ -140,7 +140,10 @@ async def broken(api, data: bytes, key: str | None, rows: int, **terms: str):
         head += f"Idempotency-Key: {key}\r\n"
     writer.write(head.encode() + b"Content-Length: 99999999\r\n\r\n" + data)
     await writer.drain()
-    query = "SELECT id::text, total::int, state FROM batches WHERE state = 1 AND (upload->>'rows')::int >= $1 ORDER BY id DESC LIMIT 1"
+    query = (
+        "SELECT id::text, total::int, state FROM batches "
+        "WHERE state = 1 AND (upload->>'rows')::int >= $1 ORDER BY id DESC LIMIT 1"
+    )
     row = await until(api, query, rows)
     return writer, row
 
