@@ -12,10 +12,10 @@ from app.api import limits
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.reading import context_of
-from app.api.resources.base import Cursor, Limit, Text, after, place
+from app.api.resources.base import PROBLEMS, Cursor, Limit, Text, after, place
 from app.store import audit, tenants
 
-router = APIRouter(tags=["audit"], route_class=IdempotentRoute)
+router = APIRouter(tags=["audit"], route_class=IdempotentRoute, responses=PROBLEMS)
 Admin = Annotated[Caller, Depends(require("admin"))]
 
 

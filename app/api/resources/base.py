@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from app.api import cursors, limits
+from app.api import cursors, limits, openapi
 from app.api.auth import Caller
 from app.api.problems import FieldError, Problem
 from app.api.reading import context_of
@@ -23,6 +23,7 @@ from app.store import config, tenants
 from app.store.audit import By
 
 MAX_INT = 2**31 - 1
+PROBLEMS: dict[int | str, dict[str, Any]] = {status: openapi.problem(status) for status in (404, 409)}
 NO_STORE = {"cache-control": "no-store"}  # an answer that shows a secret
 
 

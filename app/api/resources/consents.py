@@ -15,19 +15,19 @@ from fastapi.routing import APIRoute
 from pydantic import AwareDatetime, BaseModel, Field
 
 from app import rules
-from app.api import limits
+from app.api import limits, openapi
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
-from app.api.resources.base import Cursor, Limit, Number, Strict, Text, after, e164, place
+from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Strict, Text, after, e164, place
 from app.api.resources.imports import Intake, Taken, rows_of
 from app.api.resources.suppressions import owner_of, storable
 from app.domain.recipient import hash_of
 from app.store import rules as book
 
-router = APIRouter(tags=["consents"], route_class=IdempotentRoute)
-files = APIRouter(tags=["consents"], route_class=APIRoute)
+router = APIRouter(tags=["consents"], route_class=IdempotentRoute, responses=PROBLEMS)
+files = APIRouter(tags=["consents"], route_class=APIRoute, responses={**PROBLEMS, 415: openapi.problem(415)})
 Ruler = Annotated[Caller, Depends(require("rules"))]
 COLUMNS = ("purpose", "source", "at")
 PURPOSE = r"^[a-z][a-z0-9_\-]{0,63}$"

@@ -14,13 +14,13 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import FieldError, Problem
 from app.api.reading import context_of
-from app.api.resources.base import Change, Text, by, changing, demand_operator, given
+from app.api.resources.base import PROBLEMS, Change, Text, by, changing, demand_operator, given
 from app.domain.masking import mask_settings, mask_url, unmask_settings, unmask_url
 from app.store import config
 from app.store.config import GATEWAY
 from gateways.base import Inbound, Outcome, Receipt, Submission
 
-router = APIRouter(tags=["gateways"], route_class=IdempotentRoute)
+router = APIRouter(tags=["gateways"], route_class=IdempotentRoute, responses=PROBLEMS)
 Operator = Annotated[Caller, Depends(require("operate"))]
 Name = Annotated[str, Path(max_length=64, pattern=r"^[a-z0-9][a-z0-9_.\-]*$")]
 Url = Annotated[Text, StringConstraints(max_length=4096)]

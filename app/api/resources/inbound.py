@@ -14,10 +14,10 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem
 from app.api.reading import context_of, identifier
-from app.api.resources.base import Cursor, Limit, Text, after, e164, place
+from app.api.resources.base import PROBLEMS, Cursor, Limit, Text, after, e164, place
 from app.store import inbound
 
-router = APIRouter(tags=["inbound"], route_class=IdempotentRoute)
+router = APIRouter(tags=["inbound"], route_class=IdempotentRoute, responses=PROBLEMS)
 Reader = Annotated[Caller, Depends(require("read"))]
 
 

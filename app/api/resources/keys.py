@@ -18,11 +18,11 @@ from app.api.auth import Caller, Scope, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of, identifier
-from app.api.resources.base import MAX_INT, NO_STORE, Line, Reason, Strict, by, demand_operator
+from app.api.resources.base import MAX_INT, NO_STORE, PROBLEMS, Line, Reason, Strict, by, demand_operator
 from app.store import audit, keys, tenants
 from app.store.engine import driver_in
 
-router = APIRouter(tags=["keys"], route_class=IdempotentRoute)
+router = APIRouter(tags=["keys"], route_class=IdempotentRoute, responses=PROBLEMS)
 Admin = Annotated[Caller, Depends(require("admin"))]
 TenantId = Annotated[int | None, Query(ge=1, le=MAX_INT, description="Another tenant: the operator only.")]
 

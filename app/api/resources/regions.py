@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.reading import context_of
-from app.api.resources.base import Change, Reason, Text, by, changing, demand_operator, given
+from app.api.resources.base import PROBLEMS, Change, Reason, Text, by, changing, demand_operator, given
 from app.store import config
 from app.store.config import REGION
 
-router = APIRouter(tags=["regions"], route_class=IdempotentRoute)
+router = APIRouter(tags=["regions"], route_class=IdempotentRoute, responses=PROBLEMS)
 Operator = Annotated[Caller, Depends(require("operate"))]
 Code = Annotated[str, Path(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$", description="`VN`, `US-FL`")]
 

@@ -14,6 +14,7 @@ from app.api.idempotency import IdempotentRoute
 from app.api.reading import context_of
 from app.api.resources.base import (
     MAX_INT,
+    PROBLEMS,
     CategoryName,
     Change,
     Reason,
@@ -27,7 +28,7 @@ from app.domain.message import Category
 from app.store import config
 from app.store.config import ROUTE
 
-router = APIRouter(tags=["routes"], route_class=IdempotentRoute)
+router = APIRouter(tags=["routes"], route_class=IdempotentRoute, responses=PROBLEMS)
 Operator = Annotated[Caller, Depends(require("operate"))]
 RouteId = Annotated[int, Path(ge=1, le=MAX_INT)]
 Position = Annotated[int, Field(ge=1, le=MAX_INT, description="From 1; later routes move on.")]

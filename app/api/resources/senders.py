@@ -13,11 +13,11 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem
 from app.api.reading import context_of
-from app.api.resources.base import Change, Reason, Text, by, changing, given
+from app.api.resources.base import PROBLEMS, Change, Reason, Text, by, changing, given
 from app.store import config, tenants
 from app.store.config import SENDER
 
-router = APIRouter(tags=["senders"], route_class=IdempotentRoute)
+router = APIRouter(tags=["senders"], route_class=IdempotentRoute, responses=PROBLEMS)
 Operator = Annotated[Caller, Depends(require("operate"))]
 Reader = Annotated[Caller, Depends(require("read"))]
 Address = Annotated[str, Path(max_length=20)]

@@ -14,19 +14,21 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from app import rules
-from app.api import limits
+from app.api import limits, openapi
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
-from app.api.resources.base import Cursor, Limit, Number, Strict, Text, after, changing, e164, place
+from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Strict, Text, after, changing, e164, place
 from app.api.resources.imports import Intake, Taken, rows_of
 from app.domain.recipient import hash_of
 from app.store import config
 from app.store import rules as book
 
-router = APIRouter(tags=["suppressions"], route_class=IdempotentRoute)
-files = APIRouter(tags=["suppressions"], route_class=APIRoute)
+router = APIRouter(tags=["suppressions"], route_class=IdempotentRoute, responses=PROBLEMS)
+files = APIRouter(
+    tags=["suppressions"], route_class=APIRoute, responses={**PROBLEMS, 415: openapi.problem(415)}
+)
 Ruler = Annotated[Caller, Depends(require("rules"))]
 COLUMNS = ("sender", "reason")
 MAX_EVIDENCE_BYTES = 8_192

@@ -14,11 +14,11 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
-from app.api.resources.base import MAX_INT, Cursor, Limit, Strict, Text, after, place
+from app.api.resources.base import MAX_INT, PROBLEMS, Cursor, Limit, Strict, Text, after, place
 from app.domain.template import TemplateError, parse
 from app.store import templates
 
-router = APIRouter(tags=["templates"], route_class=IdempotentRoute)
+router = APIRouter(tags=["templates"], route_class=IdempotentRoute, responses=PROBLEMS)
 Reader = Annotated[Caller, Depends(require("read"))]
 Writer = Annotated[Caller, Depends(require("send"))]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$"

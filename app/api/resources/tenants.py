@@ -16,6 +16,7 @@ from app.api.problems import Problem
 from app.api.reading import context_of
 from app.api.resources.base import (
     MAX_INT,
+    PROBLEMS,
     Cursor,
     Limit,
     Line,
@@ -30,7 +31,7 @@ from app.api.resources.base import (
 )
 from app.store import config, tenants
 
-router = APIRouter(tags=["tenants"], route_class=IdempotentRoute)
+router = APIRouter(tags=["tenants"], route_class=IdempotentRoute, responses=PROBLEMS)
 Admin = Annotated[Caller, Depends(require("admin"))]
 TenantId = Annotated[int, Path(ge=1, le=MAX_INT)]
 _FILTERS = "tenants"

@@ -15,11 +15,11 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of, identifier
-from app.api.resources.base import NO_STORE, Cursor, Limit, Strict, Text, after, by, given, place
+from app.api.resources.base import NO_STORE, PROBLEMS, Cursor, Limit, Strict, Text, after, by, given, place
 from app.store import audit, tenants, webhook_endpoints, webhooks
 from app.store.engine import driver_in
 
-router = APIRouter(tags=["webhooks"], route_class=IdempotentRoute)
+router = APIRouter(tags=["webhooks"], route_class=IdempotentRoute, responses=PROBLEMS)
 Admin = Annotated[Caller, Depends(require("admin"))]
 Url = Annotated[Text, Field(min_length=1, max_length=limits.MAX_URL_CHARS)]
 EventName = Literal[
