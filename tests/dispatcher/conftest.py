@@ -417,13 +417,15 @@ class World:
         """Promise 1: nothing lost, nothing counted twice; three sources say the same of each state."""
 
         async def balance() -> str:
-            async with self.database.driver() as driver:
-                async with driver.transaction(isolation="repeatable_read", readonly=True):
-                    sides = await sweeps.accounting(driver)
-                    moves = await driver.fetch(
-                        "SELECT from_state, to_state, n FROM move_totals UNION ALL"
-                        " SELECT coalesce(from_state, 0), to_state, n FROM tallies"
-                    )
+            async with (
+                self.database.driver() as driver,
+                driver.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                sides = await sweeps.accounting(driver)
+                moves = await driver.fetch(
+                    "SELECT from_state, to_state, n FROM move_totals UNION ALL"
+                    " SELECT coalesce(from_state, 0), to_state, n FROM tallies"
+                )
             net: Counter[State | int] = Counter()
             for before, after, n in moves:
                 net[State(after)] += n
@@ -452,6 +454,18 @@ class World:
             await until(balanced, timeout_s=3.0)  # flushes in flight between the two looks
         except AssertionError:
             raise AssertionError(fault) from None
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., Awaitable[Any]]:
+    """`await until(condition)`: its first true value, polled; conditions may be coroutine functions."""
+    return until
+
+
+@pytest.fixture(name="country")
+def country_fixture() -> Callable[..., dict[str, bytes]]:
+    """Makes rule files."""
+    return country
 
 
 @pytest.fixture

@@ -24,14 +24,14 @@ async def test_accepted_texts_are_handed_over_once_and_end_delivered(world: Worl
 
 # The sandbox's numbers of fixed fate, and what becomes of a marketing text to each.
 FATES = [
-    ("5550100", State.delivered, "delivered", 1),
-    ("5550189", State.delivered, "delivered", 1),  # ENROUTE first: says nothing final
+    ("5550100", State.delivered, None, 1),
+    ("5550189", State.delivered, None, 1),  # ENROUTE first: says nothing final
     ("5550190", State.rejected, "invalid_number", 0),
     ("5550191", State.undelivered, "undelivered", 1),
     ("5550192", State.undelivered, "carrier_expired", 1),
     ("5550193", State.rejected, "rejected", 1),
-    ("5550197", State.delivered, "delivered", 1),  # the receipt before the answer
-    ("5550198", State.delivered, "delivered", 1),  # the receipt twice
+    ("5550197", State.delivered, None, 1),  # the receipt before the answer
+    ("5550198", State.delivered, None, 1),  # the receipt twice
 ]
 
 
