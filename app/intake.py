@@ -25,7 +25,7 @@ from app.domain.pack import PACK_SIZE, Entry, Pack, Parcel
 from app.offering import attach, offer_open
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
-from app.store import batches, epochs, idempotency
+from app.store import batches, epochs, idempotency, singles
 from app.store.batches import NewBatch, RejectionRow
 from app.store.engine import Database
 from app.store.idempotency import Answered, Kept, Slot
@@ -198,13 +198,15 @@ class Intake:
     async def _commit(self, driver: asyncpg.Connection, group: list[Waiting]) -> None:
         now_s = self._clock()
         drafts, found = _grouped([single for single, _ in group], now_s)
-        parcels: list[Parcel] = []
-        async with driver.transaction():
-            lost = await self._claimed(driver, group, found)
-            if lost:
-                drafts = _without(drafts, {found[place] for place in lost})
-            if drafts:
-                parcels = await accept(driver, drafts, now_s)
+        lost: dict[int, Kept] = {}
+        if any(single.keyed is not None for single, _ in group):
+            async with driver.transaction():
+                lost = await self._claimed(driver, group, found)
+                if lost:
+                    drafts = _without(drafts, {found[place] for place in lost})
+                parcels = await singles.accept(driver, drafts, now_s) if drafts else []
+        else:
+            parcels = await singles.accept(driver, drafts, now_s)  # one statement, its own transaction
         self.groups += 1
         self.grouped += len(group) - len(lost)
         self.offers.push(parcels)

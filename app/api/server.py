@@ -6,12 +6,15 @@ process that dies is started again by its parent; nothing is logged per request.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib.util
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
@@ -22,7 +25,7 @@ from app.api import batches, callbacks, health, openapi, posting, problems, read
 from app.api.auth import Authenticator
 from app.api.context import Context
 from app.api.entrance import Application
-from app.api.metrics import Metrics
+from app.api.metrics import LEAVE_S, Metrics
 from app.api.reference import References
 from app.intake import Intake
 from app.queue.connection import Queue
@@ -46,14 +49,15 @@ HOT = {
 }
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The app; its context is made when it starts. `settings` name PostgreSQL and Redis."""
+def create_app(settings: Settings, metrics_folder: Path | None = None) -> FastAPI:
+    """The app; its context is made when it starts. `settings` name PostgreSQL and Redis; `metrics_folder`
+    is where several workers leave their counters for each other."""
     app = Application(
         hot=HOT,
         title="Volley",
         version="1",
         description=DESCRIPTION,
-        lifespan=partial(_lifespan, settings=settings),
+        lifespan=partial(_lifespan, settings=settings, metrics_folder=metrics_folder),
         redirect_slashes=False,
     )
     app.state.schema_head = health.schema_head()
@@ -79,12 +83,13 @@ def _routers() -> Iterable[APIRouter]:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI, settings: Settings, metrics_folder: Path | None) -> AsyncIterator[None]:
     if settings.database_url is None or settings.redis_url is None:
         raise ValueError("the API needs a database_url and a redis_url")
     database = Database(settings.database_url, pool=POOL, name="volley api")
     queue = Queue(settings.redis_url)
     intake = Intake(database, queue)
+    metrics = Metrics(intake, metrics_folder)
     app.state.context = Context(
         settings=settings,
         database=database,
@@ -92,31 +97,50 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         authenticator=Authenticator(database, time.monotonic),
         references=References(database, time.monotonic),
         intake=intake,
-        metrics=Metrics(intake),
+        metrics=metrics,
     )
     intake.start()
+    leaving = asyncio.create_task(_leave(metrics))
     try:
         yield
     finally:
+        leaving.cancel()
         await intake.stop()
+        metrics.leave()
         await queue.close()
         await database.dispose()
 
 
-def worker_app(settings: Settings) -> FastAPI:
+async def _leave(metrics: Metrics) -> None:
+    """Once a second, this worker's counters for the others."""
+    while True:
+        metrics.leave()
+        await asyncio.sleep(LEAVE_S)
+
+
+def worker_app(settings: Settings, metrics_folder: Path | None = None) -> FastAPI:
     """The app of one worker process."""
     logs.configure("api", settings.log_level)
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 50)
-    return create_app(settings)
+    return create_app(settings, metrics_folder)
 
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Blocks."""
     logs.configure("api", settings.log_level)
-    config = uvicorn.Config(
-        partial(worker_app, settings),
+    if settings.api_workers == 1:
+        uvicorn.Server(_config(settings, None)).run()
+        return
+    with tempfile.TemporaryDirectory(prefix="volley-metrics-") as folder:
+        config = _config(settings, Path(folder))
+        Multiprocess(config, sockets=[config.bind_socket()]).run()
+
+
+def _config(settings: Settings, metrics_folder: Path | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        partial(worker_app, settings, metrics_folder),
         factory=True,
         host=settings.host,
         port=settings.port,
@@ -130,10 +154,4 @@ def run(settings: Settings) -> None:
         date_header=False,
         timeout_graceful_shutdown=STOP_S,
         workers=settings.api_workers,
-        h11_max_incomplete_event_size=None,
     )
-    if settings.api_workers == 1:
-        uvicorn.Server(config).run()
-        return
-    socket = config.bind_socket()
-    Multiprocess(config, sockets=[socket]).run()

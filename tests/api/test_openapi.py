@@ -59,7 +59,7 @@ async def test_schemathesis_finds_nothing(api):
         "--include-path-regex",
         r"^/(v1/(messages|batches)|healthz|readyz)",
         "--max-examples",
-        "15",
+        "6",
         "--seed",
         "7",
         "--phases",
