@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+import app
 from app.api import limits
 from app.api.codes import TITLES
 from app.api.health import schema_head
@@ -23,7 +24,7 @@ from app.store import keys, messages, migrate
 from app.store.engine import Database
 from tests.api.conftest import Api, Running
 
-SOURCES = Path(__file__).parents[2] / "app"
+SOURCES = Path(app.__file__).parent  # as installed: the tests also run against the wheel
 
 
 async def test_health_readiness_and_metrics_need_no_key(api):
