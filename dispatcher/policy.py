@@ -42,6 +42,7 @@ class Decision(msgspec.Struct, gc=False):
     stops: list[tuple[Entry, State, str]]
     waits: list[Waits]
     traces: list[tuple[list[int], tuple[Step, ...], float | None]]
+    held: list[Entry] = []  # outside their hours: an opt-out ends them now, not at the opening
     exempt: list[Entry] = []  # the one confirmation of a stop: it goes to a suppressed number
     caps: list[Cap | None] = []  # the frequency cap that each entry of `go` was counted against
 
@@ -129,12 +130,10 @@ class Desk:
         if decision.exempt:
             apart = {e.index for e in decision.exempt}
             decision.go = [e for e in decision.go if e.index not in apart]
-            if not decision.go:
-                return []
+        decision.held = [e for waits in decision.waits for e in waits.entries]
         if pack.category != Category.marketing:
-            return [
-                Question(pack.tenant_id, pack.sender, [e.recipient for e in decision.go], need_consent=False)
-            ]
+            asking = [*decision.go, *decision.held]
+            return self._plain(pack, asking, need_consent=False)
         by_cap: dict[Cap | None, list[Entry]] = {}
         for entry in decision.go:
             cap = self.packs.cap(self.packs.jurisdiction(entry.to, pack.country))
@@ -142,7 +141,7 @@ class Desk:
         decision.go = [entry for entries in by_cap.values() for entry in entries]
         decision.caps = [cap for cap, entries in by_cap.items() for _ in entries]
         consent = self.packs.consent(pack.country).required
-        return [
+        counted = [
             Question(
                 pack.tenant_id,
                 pack.sender,
@@ -156,15 +155,42 @@ class Desk:
             )
             for cap, entries in by_cap.items()
         ]
+        return counted + self._plain(pack, decision.held, need_consent=consent)
+
+    @staticmethod
+    def _plain(pack: Pack, entries: Sequence[Entry], *, need_consent: bool) -> list[Question]:
+        """A question without a cap; none for nobody."""
+        if not entries:
+            return []
+        recipients = [e.recipient for e in entries]
+        return [Question(pack.tenant_id, pack.sender, recipients, need_consent=need_consent)]
 
     def second(self, decision: Decision, letters: str, now_s: float) -> None:
-        """The answers, one letter an entry of `go`: stops and waits leave `go`; traces grow."""
-        caps = decision.caps or [None] * len(letters)
-        decision.traces = self._grown(decision, letters, caps, now_s)
+        """The answers, one letter an entry of `go`, then of `held`: who is stopped leaves; traces grow."""
+        going = len(decision.go)
+        caps = decision.caps or [None] * going
+        decision.traces = self._grown(decision, letters, [*caps, *(None for _ in decision.held)], now_s)
         if letters.count(PASS) != len(letters):
-            self._sort_out(decision, letters, caps, now_s)
+            self._sort_out(decision, letters[:going], caps, now_s)
+            self._stop_held(decision, letters[going:])
         if decision.exempt:
             decision.go = [*decision.go, *decision.exempt]
+
+    @staticmethod
+    def _stop_held(decision: Decision, letters: str) -> None:
+        """Who waits for an hour and has opted out, or never consented, ends now."""
+        stopped = {
+            e.index: letter for e, letter in zip(decision.held, letters, strict=True) if letter != PASS
+        }
+        if not stopped:
+            return
+        for waits in decision.waits:
+            for entry in waits.entries:
+                if entry.index in stopped:
+                    reason = "opted_out" if stopped[entry.index] == SUPPRESSED else "no_consent"
+                    decision.stops.append((entry, State.suppressed, reason))
+            waits.entries = [e for e in waits.entries if e.index not in stopped]
+        decision.waits = [waits for waits in decision.waits if waits.entries]
 
     def _sort_out(self, decision: Decision, letters: str, caps: Sequence[Cap | None], now_s: float) -> None:
         """Whom the copy stops or holds leaves `go`."""
@@ -194,7 +220,8 @@ class Desk:
     ) -> list[tuple[list[int], tuple[Step, ...], float | None]]:
         """The traces with the steps of Redis' answers."""
         asked = {
-            entry.index: (letter, cap) for entry, letter, cap in zip(decision.go, letters, caps, strict=True)
+            entry.index: (letter, cap)
+            for entry, letter, cap in zip([*decision.go, *decision.held], letters, caps, strict=True)
         }
         traces = []
         replies = {e.index for e in decision.exempt}
@@ -207,7 +234,9 @@ class Desk:
                     step: Step = ("suppression", "reply.confirmation", VERSION, "exempt")
                     traces.append((members, (*trace, step) if replies.issuperset(members) else trace, until))
                 else:
-                    when = now_s + CAP_RETRY_S if answer[0] == CAPPED else until
+                    when = (
+                        now_s + CAP_RETRY_S if answer[0] == CAPPED else until if answer[0] == PASS else None
+                    )
                     traces.append((members, trace + self._steps(decision.parcel.pack, *answer), when))
         return traces
 

@@ -281,7 +281,7 @@ class Dispatcher:
         return decision
 
     async def _ask(self, decisions: Sequence[Decision], now_s: float) -> None:
-        asking = [(d, self.desk.questions(d)) for d in decisions if d.go]
+        asking = [(d, self.desk.questions(d)) for d in decisions if d.go or d.waits]
         if not asking:
             return
         answers = iter(await rules.check(self.queue, [q for _, questions in asking for q in questions]))
