@@ -72,6 +72,11 @@ def unmask_settings(value: Any, known: Any) -> Any:
     return known
 
 
+def same_place(one: str, other: str) -> bool:
+    """Whether two URLs go to the same scheme, host, port and user: what a secret of the one is meant for."""
+    return _place(urlsplit(one)) == _place(urlsplit(other))
+
+
 def _place(parts: Any) -> tuple[object, ...]:
     return parts.scheme, parts.hostname, parts.port, parts.username
 

@@ -29,10 +29,10 @@ async def start(driver: asyncpg.Connection, run_id: str) -> int:
 
 
 async def finish(driver: asyncpg.Connection, epoch: int) -> bool:
-    """The copy of that epoch is whole; False if another epoch was begun meanwhile."""
+    """The copy of that epoch is whole; False if it was spoiled or another was begun meanwhile."""
     return (
         await driver.execute(
-            "UPDATE redis_epoch SET ready = true, changed_at = now() WHERE epoch = $1", epoch
+            "UPDATE redis_epoch SET ready = true, changed_at = now() WHERE epoch = $1 AND run_id <> ''", epoch
         )
         == "UPDATE 1"
     )

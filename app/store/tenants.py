@@ -67,7 +67,7 @@ async def change(
     Raises NameTaken.
     """
     table = tables.tenants
-    query = select(table).where(table.c.id == tenant_id).with_for_update()
+    query = select(table).where(table.c.id == tenant_id).with_for_update(key_share=True)
     row = (await connection.execute(query)).mappings().one_or_none()
     if row is None:
         return None
@@ -98,7 +98,7 @@ async def rotate_callback_secret(
 ) -> Tenant:
     """The next generation of what signs callback URLs; the one before signs along until then (Unix seconds)."""
     table = tables.tenants
-    query = select(table).where(table.c.id == tenant_id).with_for_update()
+    query = select(table).where(table.c.id == tenant_id).with_for_update(key_share=True)
     old = Tenant(**(await connection.execute(query)).mappings().one())
     generation = int((old.settings.get("callback_secret") or {}).get("generation", 1)) + 1
     kept = {"generation": generation, "previous_until": previous_until_s}

@@ -100,7 +100,7 @@ async def create(
     """A new endpoint and its secret; None when the tenant has MAX_ENDPOINTS."""
     secret = new_secret()
     async with driver.transaction():
-        await driver.execute("SELECT FROM tenants WHERE id = $1 FOR UPDATE", tenant_id)
+        await driver.execute("SELECT FROM tenants WHERE id = $1 FOR NO KEY UPDATE", tenant_id)
         n = await driver.fetchval("SELECT count(*) FROM webhook_endpoints WHERE tenant_id = $1", tenant_id)
         if n >= MAX_ENDPOINTS:
             return None

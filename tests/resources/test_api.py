@@ -17,7 +17,7 @@ from app.domain.recipient import hash_of
 from app.queue import rules as fast
 from app.queue.connection import Queue
 from app.settings import Settings
-from app.store import bootstrap, epochs, keys, webhooks
+from app.store import bootstrap, config, epochs, keys, webhooks
 from app.store.engine import Database
 from app.store.inbound import Row, insert
 
@@ -137,6 +137,26 @@ async def test_a_gateway_s_password_is_written_and_never_read(api: Client, datab
     assert "hidden" not in repr(await api.ok("GET", "/v1/gateways"))
     moved = {"url": "smpp://user:***@elsewhere.example:2775", "reason": "x"}
     assert await api.refused("PATCH", "/v1/gateways/g1", moved) == (422, "invalid_value", "/url")
+
+
+async def test_the_secrets_of_settings_don_t_follow_to_another_host(api: Client, database: Database) -> None:
+    settings = {
+        "request": {
+            "url": "https://{host}/send",
+            "headers": {"Authorization": "Bearer hidden"},
+            "body": {"to": "{to}", "text": "{text}"},
+        }
+    }
+    async with database.begin() as connection:
+        values = {"name": "web", "url": "generic+https://h.example/send", "settings": settings}
+        await config.create(connection, config.GATEWAY, values, config.By("test", "test"))
+    shown = (await api.ok("GET", "/v1/gateways/web"))["settings"]
+    assert shown["request"]["headers"] == {"Authorization": "***"}
+    moved = {"url": "generic+https://evil.example/send", "reason": "x"}
+    for body in (moved, {**moved, "settings": shown}):
+        assert (await api.refused("PATCH", "/v1/gateways/web", body))[:2] == (422, "invalid_value")
+    async with database.driver() as driver:
+        assert await driver.fetchval("SELECT url FROM gateways WHERE name = 'web'") == values["url"]
 
 
 @pytest.mark.parametrize(

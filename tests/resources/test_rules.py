@@ -250,3 +250,15 @@ async def test_a_bulk_with_doubles_is_one_statement(database: Database, queue: Q
         assert await driver.fetchval("SELECT count(*) FROM suppressions") == 5_000
     words = [Word(n) for n in numbers * 2]
     assert await rules.grant(database, queue, ONE, words, **KEY) == 5_000
+
+
+async def test_an_epoch_spoiled_while_it_is_built_is_never_finished(database: Database, queue: Queue) -> None:
+    unreachable = Queue("redis://127.0.0.1:1/0")
+    async with database.driver() as driver:
+        epoch = await epochs.start(driver, await queue.run_id())
+        queue.attach(epoch)
+        await rules.load_copy(driver, queue)
+        await rules.suppress(database, unreachable, ONE, [Stop(ANN)], source="api", **KEY)
+        assert not await epochs.finish(driver, epoch)
+    assert not await ready(database)
+    await unreachable.close()

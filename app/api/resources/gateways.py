@@ -15,7 +15,7 @@ from app.api.idempotency import IdempotentRoute
 from app.api.problems import FieldError, Problem
 from app.api.reading import context_of
 from app.api.resources.base import PROBLEMS, Change, Text, by, changing, demand_operator, given
-from app.domain.masking import mask_settings, mask_url, unmask_settings, unmask_url
+from app.domain.masking import mask_settings, mask_url, same_place, unmask_settings, unmask_url
 from app.store import config
 from app.store.config import GATEWAY
 from gateways.base import Inbound, Outcome, Receipt, Submission
@@ -123,6 +123,17 @@ async def create_gateway(body: NewGateway, request: Request, caller: Operator) -
             return _view(await config.create(connection, GATEWAY, values, by(caller, body.reason)))
 
 
+def _unmasked(values: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """URL and settings with the secrets that `***` stands for. Raises SecretLost.
+
+    Where the URL goes to another place, the secrets of the settings must be given again, too.
+    """
+    url = unmask_url(values.get("url", old["url"]), old["url"])
+    known = old["settings"] if same_place(url, old["url"]) else {}
+    shown = values.get("settings", mask_settings(old["settings"]))
+    return {"url": url, "settings": unmask_settings(shown, known)}
+
+
 @router.patch("/v1/gateways/{name}", summary="Change a gateway")
 async def change_gateway(name: Name, body: GatewayChange, request: Request, caller: Operator) -> Gateway:
     """Change, disable or enable a gateway. Dispatchers follow within seconds."""
@@ -132,11 +143,8 @@ async def change_gateway(name: Name, body: GatewayChange, request: Request, call
         async with context_of(request).database.begin() as connection:
             old = await config.read(connection, GATEWAY, {"name": name})
             values = {field: GATEWAY.check(field, value) for field, value in values.items()}
-            if "url" in values:
-                values["url"] = unmask_url(values["url"], old["url"])
-            if "settings" in values:
-                values["settings"] = unmask_settings(values["settings"], old["settings"])
             if "url" in values or "settings" in values:
+                values |= _unmasked(values, old)
                 check(name, values.get("url", old["url"]), values.get("settings", old["settings"]))
             row = await config.change(
                 connection,
