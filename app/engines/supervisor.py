@@ -223,6 +223,7 @@ class Supervisor:
                 self._spawn(child)
 
     def _spawn(self, child: _Child) -> None:
+        began = time.monotonic()
         try:
             child.part.prepare()
             child.process = child.part.spawn()
@@ -232,6 +233,7 @@ class Supervisor:
             self._pause(child, f"{child.part.title} can't start: {error}")
             return
         child.enter(_State.STARTING)
+        child.since = began  # preparing is part of the start
         child.line = b""
         if child.process.stdout is not None:
             os.set_blocking(child.process.stdout.fileno(), False)
