@@ -21,7 +21,7 @@ from fastapi import APIRouter, FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from app import logs
-from app.api import batches, callbacks, health, openapi, posting, problems, reading, reports, upload
+from app.api import batches, callbacks, console, health, openapi, posting, problems, reading, reports, upload
 from app.api.auth import Authenticator
 from app.api.context import Context
 from app.api.entrance import Application
@@ -75,6 +75,7 @@ def _routers() -> Iterable[APIRouter]:
     yield batches.router
     yield callbacks.router
     yield reports.router
+    yield console.router
     resources = importlib.util.find_spec("app.api.resources")
     if resources is not None and resources.origin is not None:
         from app.api.resources import routers  # noqa: PLC0415
