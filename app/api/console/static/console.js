@@ -3,6 +3,7 @@
 
 const EVERY_MS = 1000;
 const HISTORY = 120; // points of a sparkline, about a second each
+const SHORTEST = 40; // and the fewest that fill its width
 const SMOOTH_S = 3; // rates are means over so long: roll-ups come about once a second
 const RETRY_MAX_MS = 15000;
 const token = document.querySelector('meta[name="volley-token"]').content;
@@ -100,7 +101,7 @@ function sparkline(box, points, label) {
   svg.setAttribute("aria-label", label);
   if (points.length < 2) return;
   const top = Math.max(...points, 1);
-  const step = 100 / (HISTORY - 1);
+  const step = 100 / (Math.max(SHORTEST, points.length) - 1);
   const left = 100 - step * (points.length - 1);
   const line = points.map((v, i) => (left + i * step).toFixed(2) + "," + (38 - (v / top) * 35).toFixed(2));
   svg.children[0].setAttribute("d", "M" + left.toFixed(2) + ",40L" + line.join("L") + "L100,40Z");
