@@ -35,14 +35,15 @@ async def join(database: Database, queue: Queue) -> bool:
             run_id = await queue.run_id()
             old = (await epochs.current(driver)).epoch
             epoch = await epochs.start(driver, run_id)
-            log.warning("building epoch %d of Redis' copy from PostgreSQL", epoch)
+            level = logging.WARNING if old else logging.INFO  # the first one is no news
+            log.log(level, "building epoch %d of Redis' copy from PostgreSQL", epoch)
             queue.attach(epoch)
             await queue.load()
             await rules.load_copy(driver, queue)
             await cleaning.mark(queue)
             if await queue.run_id() != run_id or not await epochs.finish(driver, epoch):
                 return False
-            log.warning("epoch %d is whole", epoch)
+            log.log(level, "epoch %d is whole", epoch)
         except (EpochLost, Unavailable) as error:
             log.warning("Redis can't be used yet: %s", error)
             return False
