@@ -133,6 +133,7 @@ class Process:
             self._show_status(),
             self._keep_attached(),
             self._watch_epoch(),
+            self._listen_for_work(),
             self._watch_configuration(),
             self._watch_clocks(),
             self._share_binds(),
@@ -241,6 +242,15 @@ class Process:
             self.metrics.gauges["attached"] = 1.0
             self.dispatcher.attached.set()
             await self.dispatcher.lost.wait()
+
+    async def _listen_for_work(self) -> None:
+        """A new text need not wait for the next poll."""
+        while True:
+            try:
+                async for _ in lanes.wakes(self.queue):
+                    self.dispatcher.wake.set()
+            except (OSError, Unavailable):
+                await asyncio.sleep(JOIN_RETRY_S)
 
     async def _watch_epoch(self) -> None:
         """A flush, or an epoch that another dispatcher began: an idle dispatcher would not run into it."""

@@ -8,12 +8,13 @@ with something ready is in the index, whoever put it there.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from app.domain.pack import Parcel, decode_parcel, encode, subqueue_of
 from app.queue.connection import WAKE, Queue
 
 PROMOTE_LIMIT = 200  # deferred parcels that one claim makes ready
+WAKE_POLL_S = 1.0  # below the socket's time-out
 OFFER_LIMIT = 200  # parcels in one script call: bounds how long it holds the server
 
 
@@ -64,6 +65,18 @@ async def ready(queue: Queue, now_ms: int, limit: int) -> tuple[list[str], int |
     pipe.zrangebyscore(key, f"({now_ms}", "+inf", start=0, num=1, withscores=True)
     now, later = await queue.execute(pipe)
     return [lane.decode() for lane in now], int(later[0][1]) if later else None
+
+
+async def wakes(queue: Queue) -> AsyncIterator[None]:
+    """One item whenever a lane has something earlier than was known. Best effort: a missed one costs a poll."""
+    pubsub = queue.client.pubsub(ignore_subscribe_messages=True)
+    try:
+        await pubsub.subscribe(WAKE)
+        while True:
+            if await pubsub.get_message(timeout=WAKE_POLL_S) is not None:
+                yield
+    finally:
+        await pubsub.aclose()
 
 
 async def claim(

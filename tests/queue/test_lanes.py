@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ import pytest
 from app.domain import ids
 from app.domain.pack import Entry, Pack, Parcel
 from app.queue import lanes
-from app.queue.connection import EpochLost, Queue
+from app.queue.connection import WAKE, EpochLost, Queue
 
 LEASE, OTHER = 7, 8
 
@@ -217,3 +218,13 @@ async def test_a_restarted_server_answers_no_script(queue: Queue) -> None:
     await queue.client.script_flush()
     with pytest.raises(EpochLost):
         await lanes.offer(queue, [parcel()])
+
+
+async def test_an_offer_wakes_whoever_listens(queue: Queue) -> None:
+    wakes = lanes.wakes(queue)
+    heard = asyncio.ensure_future(anext(wakes))
+    while not (await queue.client.pubsub_numsub(WAKE))[0][1]:
+        await asyncio.sleep(0.005)
+    await lanes.offer(queue, [parcel()])
+    await asyncio.wait_for(heard, 5)
+    await wakes.aclose()
