@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dispatcher_host: str = "127.0.0.1"  # of the dispatcher's /healthz, /readyz and /metrics
     dispatcher_port: int = 8001
     sandbox_port: int | None = None  # None: 2775, or what the last start used
+    webhook_allow_private: bool = False  # whether webhooks may go to private and loopback addresses
     log_level: str = "info"
 
     @property
@@ -124,6 +125,12 @@ def _database_url(value: str) -> str:
     return url
 
 
+def _yes_or_no(value: str) -> bool:
+    if value.lower() not in ("1", "true", "yes", "0", "false", "no"):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value.lower() in ("1", "true", "yes")
+
+
 def _log_level(value: str) -> str:
     if value.lower() not in LOG_LEVELS:
         raise ValueError(f"{value!r} is none of {', '.join(LOG_LEVELS)}")
@@ -144,6 +151,7 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "dispatcher_host": _host,
     "dispatcher_port": _port,
     "sandbox_port": _port,
+    "webhook_allow_private": _yes_or_no,
     "log_level": _log_level,
 }
 

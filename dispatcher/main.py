@@ -138,7 +138,11 @@ class Process:
             self._watch_clocks(),
             self._share_binds(),
             sweeper.run(),
-            webhooks.run(database, self.stopping),
+            webhooks.run(
+                database,
+                self.stopping,
+                limits=webhooks.Limits(allow_private=self.settings.webhook_allow_private),
+            ),
         ):
             self._start(part)
         await self.stopping.wait()
@@ -227,7 +231,7 @@ class Process:
         while True:
             self.dispatcher.lost.clear()
             try:
-                joined = await rebuild.join(self.database, self.queue)
+                joined = await rebuild.join(self.database, self.queue, self.packs.longest_cap_s())
                 if joined and again:
                     # Claims whose answer was lost with the connection go back. Those under way go back, too:
                     # claimed a second time they are refused by the journal, and forgotten.

@@ -19,9 +19,10 @@ _LOCK = locks.EPOCH
 log = logging.getLogger("volley.dispatcher")
 
 
-async def join(database: Database, queue: Queue) -> bool:
+async def join(database: Database, queue: Queue, cap_window_s: int) -> bool:
     """Attach to the epoch in force, or build the next one if it does not stand on this server run.
 
+    `cap_window_s` is how much history the frequency caps count over.
     False: somebody else is building, or Redis can't be reached; try again.
     """
     if await offering.attach(database, queue) and await cleaning.is_whole(queue):
@@ -39,7 +40,7 @@ async def join(database: Database, queue: Queue) -> bool:
             log.log(level, "building epoch %d of Redis' copy from PostgreSQL", epoch)
             queue.attach(epoch)
             await queue.load()
-            await rules.load_copy(driver, queue)
+            await rules.load_copy(driver, queue, cap_window_s=cap_window_s)
             await cleaning.mark(queue)
             if await queue.run_id() != run_id or not await epochs.finish(driver, epoch):
                 return False

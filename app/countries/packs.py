@@ -164,6 +164,12 @@ class Packs:
         caps = [Cap(cap.max, cap.per_s(), f"{id_}.cap", pack.version) for id_, cap in stated if cap]
         return min(caps, key=lambda cap: (cap.max / cap.per_s, cap.max), default=None)
 
+    def longest_cap_s(self) -> int:
+        """The longest span that any frequency cap counts over: how much history the counters need."""
+        caps = [pack.data.cap for pack in self.all()]
+        caps += [state.cap for pack in self.all() for state in pack.data.subdivisions.values()]
+        return max((cap.per_s() for cap in caps if cap), default=0)
+
     def consent(self, country: str) -> ConsentRule:
         """What marketing to that country needs."""
         pack = self.pack(country)

@@ -33,6 +33,7 @@ def test_all_set(tmp_path: Path):
         "VOLLEY_DISPATCHER_HOST": "0.0.0.0",
         "VOLLEY_DISPATCHER_PORT": "9001",
         "VOLLEY_SANDBOX_PORT": "2776",
+        "VOLLEY_WEBHOOK_ALLOW_PRIVATE": "yes",
         "VOLLEY_LOG_LEVEL": "WARNING",
     }
     read = settings.load(environ)
@@ -49,6 +50,7 @@ def test_all_set(tmp_path: Path):
         dispatcher_host="0.0.0.0",
         dispatcher_port=9001,
         sandbox_port=2776,
+        webhook_allow_private=True,
         log_level="warning",
     )
     assert settings.explicit(environ) == set(settings.READERS)
