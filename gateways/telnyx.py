@@ -1,0 +1,317 @@
+"""Telnyx' Messaging API, version 2.
+
+    telnyx://:API_KEY@api.telnyx.com?public_key=BASE64&messaging_profile=UUID
+
+The password is the API key. Options, beside those of every HTTP gateway: `public_key`, the account's
+public key in base64 (percent-encoded in a URL; "Keys & Credentials" in the portal), needed when
+callbacks are used; `messaging_profile`, sent along with each message and needed for alphanumeric
+senders and number pools. A message without sender is left to the profile's number pool. Receipts are
+asked for with each message; point the messaging profile's webhook URL, for inbound texts, at
+`{callback_url}/v1/callbacks/{gateway}`.
+
+Guarantees: pure but for the clock that `receive` is given; a callback is read only after its
+Ed25519 signature was checked and while it is at most 5 minutes old. Telnyx takes neither a reference of
+ours nor an idempotency key, and no validity: a text whose validity matters shouldn't go this way. One
+id stands for all segments of a text.
+
+Written from documentation alone, never run against Telnyx' service: everything here.
+Sources: https://developers.telnyx.com/api-reference/messages/send-a-message,
+https://developers.telnyx.com/docs/messaging/messages/receiving-webhooks,
+https://developers.telnyx.com/docs/messaging/messages/error-codes,
+https://developers.telnyx.com/development/api-fundamentals/api-errors,
+https://support.telnyx.com/en/articles/6505121-telnyx-messaging-error-codes.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from gateways.base import (
+    Accepted,
+    Gateway,
+    Inbound,
+    Outcome,
+    Receipt,
+    Rejected,
+    Retry,
+    Sink,
+    Submission,
+    Unknown,
+)
+from gateways.ed25519 import PublicKey
+from gateways.http import HttpGateway
+from gateways.provider import (
+    BadCallback,
+    BadSignature,
+    Dsn,
+    HttpReply,
+    HttpRequest,
+    by_status,
+    digits,
+    international,
+    parse_dsn,
+    retry_after_s,
+    text,
+    wrong,
+)
+
+MAX_AGE_S = 300  # of a webhook's telnyx-timestamp, in both directions
+
+# `errors[0].code` of a refusal with a 4xx status. Codes of the answer and of webhooks share one
+# numbering; 10xxx is what all of Telnyx' APIs have, 40xxx is messaging's own.
+REJECTIONS: dict[str, str] = {
+    "10001": "invalid_number",  # inactive phone number
+    "10002": "invalid_number",  # invalid phone number
+    "10004": "invalid_request",  # missing required parameter
+    "10015": "invalid_request",  # bad request
+    "10016": "invalid_number",  # phone number must be in +E.164 format
+    "10027": "invalid_request",  # unprocessable entity
+    "10039": "not_permitted",  # only verified destinations at this account level
+    "20100": "no_credit",
+    "40001": "no_route",  # landline, or not routable
+    "40002": "content_rejected",  # blocked as spam, temporarily
+    "40003": "content_rejected",  # blocked as spam, permanently
+    "40008": "no_route",  # undeliverable
+    "40009": "content_rejected",  # invalid message body
+    "40010": "sender_unregistered",  # not 10DLC registered
+    "40012": "invalid_number",  # invalid destination number
+    "40013": "invalid_sender",  # invalid source number
+    "40015": "content_rejected",  # Telnyx' own spam filter
+    "40100": "invalid_sender",  # number is not enabled for messaging
+    "40300": "opted_out",  # blocked due to a STOP message
+    "40301": "no_route",  # unsupported message type for the 'to' address
+    "40302": "content_rejected",  # too large
+    "40304": "invalid_request",  # invalid combination of content arguments
+    "40305": "invalid_sender",  # invalid 'from' address
+    "40306": "invalid_sender",  # the profile has no alphanumeric sender
+    "40307": "invalid_sender",  # not the profile's alphanumeric sender
+    "40309": "region_blocked",  # the destination's region isn't on the profile's list
+    "40310": "invalid_number",  # invalid 'to' address
+    "40316": "content_rejected",  # no content
+    "40319": "no_route",  # sender and recipient can't be combined
+    "40322": "content_rejected",  # blocked due to content
+    "40325": "invalid_sender",  # invalid alphanumeric sender
+    "40328": "content_rejected",  # more segments than recommended
+    "40329": "sender_unregistered",  # toll-free number isn't verified
+    "40330": "sender_unregistered",  # toll-free number isn't provisioned yet
+    "40331": "region_blocked",  # the profile's list of destinations is empty
+}
+RETRIES: dict[str, str] = {
+    "10009": "gateway_error",  # authentication failed
+    "10010": "gateway_error",  # authorization failed
+    "10011": "throttled",  # too many requests
+    "20012": "gateway_error",  # account inactive
+    "20013": "gateway_error",  # account blocked
+    "40011": "throttled",  # the carrier's rate limit
+    "40016": "throttled",  # T-Mobile's 10DLC limit
+    "40018": "throttled",  # AT&T's 10DLC limit
+    "40311": "gateway_error",  # invalid messaging profile secret
+    "40312": "gateway_error",  # messaging profile is disabled
+    "40313": "gateway_error",  # missing messaging profile secret
+    "40314": "gateway_error",  # messaging disabled on the account
+    "40315": "gateway_error",  # unhealthy 'from' address
+    "40318": "queue_full",
+    "40320": "gateway_error",  # 'from' address temporarily unusable
+    "40321": "gateway_error",  # no usable number on the profile
+    "40333": "gateway_error",  # the profile's spend limit is reached
+}
+
+State = Literal[
+    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
+]
+
+# `to[0].status` of message.sent and message.finalized.
+STATES: dict[str, State] = {
+    "queued": "accepted",
+    "sending": "enroute",
+    "sent": "enroute",
+    "delivered": "delivered",
+    "delivery_failed": "undelivered",
+    "sending_failed": "rejected",  # it never left Telnyx
+    "expired": "expired",
+    "delivery_unconfirmed": "unknown",  # final: no report came
+}
+
+
+class Settings(msgspec.Struct, frozen=True):
+    dsn: Dsn
+    url: str
+    authorization: str
+    public_key: PublicKey | None
+    messaging_profile: str
+
+    def __repr__(self) -> str:
+        return f"telnyx.Settings({self.dsn.name})"
+
+
+class _Error(msgspec.Struct):
+    code: str | int = ""
+
+
+class _Address(msgspec.Struct):
+    phone_number: str = ""
+    status: str = ""
+
+
+class _Message(msgspec.Struct):
+    """A message of ours or an inbound one: `to` is a list in both."""
+
+    id: str = ""
+    sender: _Address = msgspec.field(default_factory=_Address, name="from")
+    to: list[_Address] = []
+    text: str | None = None
+    errors: list[_Error] | None = None
+    sent_at: str | None = None
+    completed_at: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    data: _Message = msgspec.field(default_factory=_Message)
+    errors: list[_Error] = []
+
+
+class _Data(msgspec.Struct):
+    event_type: str = ""
+    payload: _Message = msgspec.field(default_factory=_Message)
+
+
+class _Event(msgspec.Struct):
+    data: _Data
+
+
+def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
+    """See the module's docstring. Raises ValueError."""
+    dsn = parse_dsn(name, url, settings, extra=("public_key", "messaging_profile"))
+    if not dsn.password:
+        raise wrong(name, "url", "needs :API_KEY before the host")
+    given = text(name, dsn.extra, "public_key")
+    if dsn.callback_url and not given:
+        raise wrong(name, "public_key", "is needed to check the signatures of callbacks")
+    try:
+        key = PublicKey(base64.b64decode(given, validate=True)) if given else None
+    except ValueError:
+        raise wrong(name, "public_key", "must be an Ed25519 public key in base64") from None
+    return Settings(
+        dsn=dsn,
+        url=f"{dsn.base_url.rstrip('/')}/v2/messages",
+        authorization=f"Bearer {dsn.password}",
+        public_key=key,
+        messaging_profile=text(name, dsn.extra, "messaging_profile"),
+    )
+
+
+def build(name: str, url: str, settings: Mapping[str, object], sink: Sink) -> Gateway:
+    """A gateway to Telnyx. Raises ValueError for wrong settings."""
+    parsed = parse(name, url, settings)
+    return HttpGateway(parsed.dsn, sink, partial(request, parsed), partial(outcome, parsed))
+
+
+def request(settings: Settings, submission: Submission) -> HttpRequest:
+    body: dict[str, object] = {
+        "to": submission.to,
+        "text": submission.text,
+        "type": "SMS",
+        "encoding": submission.encoding,  # "auto" could make other segments of it than we counted
+    }
+    if submission.sender:
+        body["from"] = international(submission.sender)
+    if settings.messaging_profile:
+        body["messaging_profile_id"] = settings.messaging_profile
+    if settings.dsn.callback_url:
+        body["webhook_url"] = settings.dsn.callback_url
+    return HttpRequest(
+        "POST",
+        settings.url,
+        {
+            "Authorization": settings.authorization,
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+        },
+        msgspec.json.encode(body),
+    )
+
+
+def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
+    """200 with an id is acceptance; 4xx with a code is looked up; all else goes by its status."""
+    try:
+        answer = msgspec.json.decode(body, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return by_status(status, headers)
+    if status in (200, 201, 202):
+        return Accepted(answer.data.id) if answer.data.id else Unknown("bad_answer", "no id")
+    code = str(answer.errors[0].code) if answer.errors else ""
+    if 400 <= status <= 499:
+        if code in RETRIES:
+            return Retry(RETRIES[code], code, retry_after_s(headers))
+        if code in REJECTIONS:
+            return Rejected(REJECTIONS[code], code)
+    return by_status(status, headers, code)
+
+
+def receive(
+    settings: Settings,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    clock: Callable[[], float] = time.time,
+) -> list[Receipt | Inbound]:
+    """One event: a message's status or an inbound text. Raises BadSignature, BadCallback."""
+    if not _is_signed(settings.public_key, headers, body, clock()):
+        raise BadSignature
+    try:
+        data = msgspec.json.decode(body, type=_Event).data
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadCallback("not the JSON of an event") from None
+    message = data.payload
+    if data.event_type not in ("message.received", "message.sent", "message.finalized"):
+        return []  # the profile's other events are none of ours, and to be had no more
+    if not message.id or not message.to:
+        raise BadCallback("id or to is missing")
+    to = message.to[0]
+    if data.event_type == "message.received":
+        return [Inbound(message.sender.phone_number, digits(to.phone_number), message.text or "", message.id)]
+    return [
+        Receipt(
+            gateway_message_id=message.id,
+            state=STATES.get(to.status, "unknown"),
+            raw=to.status,
+            error=str(message.errors[0].code) if message.errors else "",
+            to=digits(to.phone_number),
+            sender=digits(message.sender.phone_number),
+            submitted_at=_unix_s(message.sent_at),
+            done_at=_unix_s(message.completed_at),
+        )
+    ]
+
+
+def reply(settings: Settings) -> HttpReply:
+    return HttpReply(200)
+
+
+def _is_signed(key: PublicKey | None, headers: Mapping[str, str], body: bytes, now_s: float) -> bool:
+    """Base64 of a signature over `timestamp|body`, by a timestamp that is near enough."""
+    stamp = headers.get("telnyx-timestamp", "")
+    if key is None or not stamp.isascii() or not stamp.isdigit() or abs(now_s - int(stamp)) > MAX_AGE_S:
+        return False
+    try:
+        given = base64.b64decode(headers.get("telnyx-signature-ed25519", ""), validate=True)
+    except ValueError:
+        return False
+    return key.verifies(given, f"{stamp}|".encode() + body)
+
+
+def _unix_s(value: str | None) -> float | None:
+    """`2019-01-23T18:10:02.574Z`; one without zone is not a time."""
+    try:
+        at = datetime.fromisoformat(value or "")
+    except ValueError:
+        return None
+    return at.timestamp() if at.tzinfo is not None else None
