@@ -41,6 +41,19 @@ def decode(raw: bytes, decoder: Callable[[bytes], Decoded]) -> Decoded:
     return found
 
 
+def escaped(raw: bytes, name: str) -> bytes:
+    """The JSON object with each item of the list `name` as a string that holds its JSON: so that an item which
+    the decoder can't read at all (a lone surrogate in it) hinders no other. `unescaped` gives an item back."""
+    document = json.loads(raw)
+    document[name] = [json.dumps(one) for one in document[name]]
+    return json.dumps(document).encode()
+
+
+def unescaped(item: msgspec.Raw) -> bytes:
+    """An item of an `escaped` list, as JSON."""
+    return json.loads(bytes(item)).encode()
+
+
 def refuse_doubles(raw: bytes, suspects: Mapping[bytes, int]) -> None:
     """422 for a key that one object has twice: the decoder would take the last, and who meant the first
     would text a stranger.
@@ -173,7 +186,11 @@ def strings(document: Any, pointer: str = "") -> Iterator[tuple[str, str]]:
             waiting.extend((f"{place}/{index}", inner) for index, inner in enumerate(value))
 
 
+def _unread(_: Any) -> None:
+    """msgspec.Raw: looked into when it is decoded."""
+
+
 def _refuse_nul(found: Any) -> None:
-    for pointer, string in strings(msgspec.to_builtins(found)):
+    for pointer, string in strings(msgspec.to_builtins(found, enc_hook=_unread)):
         if "\x00" in string:
             raise field_problem(pointer, "nul_character", "NUL can't be stored")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api import limits
@@ -212,7 +212,7 @@ _ALWAYS = frozenset(("/healthz", "/readyz", "/metrics"))
 
 
 def bounded(receive: Receive, scope: Scope) -> Receive:
-    """`receive` for the framework's routes, whose bodies are small, or streamed. Raises Problem (413)."""
+    """`receive` for the framework's routes, whose bodies are small, or streamed. Raises HTTPException (413)."""
     limit = _LIMITS.get(scope["path"].rpartition("/")[2], limits.MAX_MESSAGE_BYTES)
     size = 0
 
@@ -221,8 +221,8 @@ def bounded(receive: Receive, scope: Scope) -> Receive:
         message = await receive()
         if message["type"] == "http.request":
             size += len(message.get("body", b""))
-            if size > limit:
-                raise _too_large(limit)
+            if size > limit:  # as the framework's own, which it passes on
+                raise HTTPException(413)
         return message
 
     return receiving

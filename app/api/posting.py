@@ -7,7 +7,7 @@ that other requests have their turn within a few milliseconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -158,14 +158,21 @@ def _decoded(raw: bytes) -> tuple[wire.PostBatch, Undecoded]:
 
 
 def _decoded_one_by_one(raw: bytes) -> tuple[wire.PostBatch, Undecoded]:
-    posted = decoding.decode(raw, wire.decode_batch_raw)
+    item: Callable[[msgspec.Raw], bytes] = bytes
+    try:
+        posted = decoding.decode(raw, wire.decode_batch_raw)
+    except Problem as problem:
+        if problem.code != "lone_surrogate":
+            raise
+        posted = decoding.decode(decoding.escaped(raw, "recipients"), wire.decode_batch_raw)
+        item = decoding.unescaped
     _demand_count(len(posted.recipients))
     recipients: list[wire.Recipient] = []
     undecoded: Undecoded = {}
     nothing = wire.Recipient("")
     for index, one in enumerate(posted.recipients):
         try:
-            recipients.append(decoding.decode(bytes(one), wire.decode_recipient))
+            recipients.append(decoding.decode(item(one), wire.decode_recipient))
         except Problem as problem:
             errors = problem.errors
             fault = errors[0] if errors else FieldError("", problem.code, problem.detail)

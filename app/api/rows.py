@@ -17,7 +17,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from app.api import wire
-from app.api.decoding import decode
+from app.api.decoding import decode, refuse_doubles
 from app.api.limits import MAX_RECORD_BYTES, MAX_REFERENCE_CHARS
 from app.api.problems import FieldError, Problem
 
@@ -29,6 +29,7 @@ BOM = b"\xef\xbb\xbf"
 
 _QUOTED = re.compile(rb'"(?:[^"]|"")*"')
 _DELIMITERS = (",", ";", "\t")
+_ONCE = {b'"to"': 1, b'"variables"': 1, b'"client_reference"': 1}
 _NUMBER_COLUMNS = ("to", "phone")
 _REFERENCE_COLUMN = "client_reference"
 
@@ -143,7 +144,8 @@ class NdjsonRows:
     def recipient(self, raw: bytes) -> wire.Recipient | FieldError:
         """The row, or what is wrong with it."""
         try:
-            return decode(raw, wire.decode_recipient)
+            found = decode(raw, wire.decode_recipient)
+            refuse_doubles(raw, _ONCE)
         except Problem as problem:
             first = problem.errors[0] if problem.errors else None
             if isinstance(first, FieldError):
@@ -151,6 +153,7 @@ class NdjsonRows:
             detail = "the row is not a JSON object" if problem.code == "malformed_json" else problem.detail
             code = "malformed_row" if problem.code == "malformed_json" else problem.code
             return FieldError("", code, detail)
+        return found
 
 
 class CsvRows:

@@ -54,6 +54,23 @@ async def test_the_valid_ones_are_accepted_and_the_others_listed(api):
     assert (first["total"], rest["next"]) == (7, None)
 
 
+async def test_a_character_that_cannot_be_stored_refuses_its_recipient_alone(api):
+    good = b'{"to":"+12025550101","variables":{"name":"x"}}'
+    bad = [
+        b'{"to":"+12025550101","variables":{"name":"a%s"}}' % one
+        for one in (rb"\u0000", rb"\ud800", rb"\ud800 ")
+    ]
+    terms = b'{"category":"otp","sender":"12025550199","body":"{name}","recipients":['
+    for one, code in zip(bad, ("nul_character", "lone_surrogate", "lone_surrogate"), strict=True):
+        reply = await api.raw("/v1/batches", terms + b",".join((good, one, good)) + b"]}")
+        assert (reply.status, reply.json["accepted"]) == (202, 2), reply.raw
+        assert [(r["index"], r["pointer"], r["code"]) for r in reply.json["rejected"]] == [
+            (1, "/recipients/1/variables/name", code)
+        ]
+    doubled = terms + b'{"to":"+12025550101","to":"+12025550102","variables":{"name":"x"}}]}'
+    assert (await api.raw("/v1/batches", doubled)).code == "duplicate_key"
+
+
 async def test_when_none_is_valid_there_is_no_batch(api):
     before = await api.count("batches")
     reply = await api.post("/v1/batches", api.batch([{"to": "+1"}, {"to": "x", "variables": {}}], body="x"))

@@ -68,6 +68,7 @@ async def test_ndjson_rows_are_recipients(api):
         b"{broken",
         b'{"to":"+12025550101","variables":{"name":"\\u0000"}}',
         b'{"to":"+12025550101","vars":{}}',
+        b'{"to":"+12025550101","to":"+12025550102","variables":{"name":"A"}}',
         b"[" * 10_000,
         b'{"to":"+12025550101","client_reference":"' + b"x" * 70_000 + b'"}',
     ]
@@ -78,8 +79,9 @@ async def test_ndjson_rows_are_recipients(api):
         (3, "malformed_row"),
         (4, "nul_character"),
         (5, "unknown_field"),
-        (6, "wrong_type"),
-        (7, "too_long"),
+        (6, "duplicate_key"),
+        (7, "wrong_type"),
+        (8, "too_long"),
     ]
 
 
