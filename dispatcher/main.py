@@ -16,7 +16,6 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-import asyncpg
 import uvloop
 from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -28,7 +27,7 @@ from app.queue.connection import EpochLost, Queue, Unavailable
 from app.settings import Settings
 from app.store import config as configuration
 from app.store import dispatch, epochs, receipts
-from app.store.engine import Database
+from app.store.engine import AWAY, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound, rebuild, webhooks
 from dispatcher.fleet import Fleet
@@ -201,7 +200,7 @@ class Process:
             except dispatch.LeaseLost:
                 self._lease_lost()
                 return
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except AWAY:
                 self.metrics.gauges["postgresql_up"] = 0.0
                 log.warning("the lease could not be renewed; trying again")
             self.metrics.gauges["parcels_in_flight"] = float(self.recorder.in_flight)
@@ -236,7 +235,7 @@ class Process:
                     # Claims whose answer was lost with the connection go back. Those under way go back, too:
                     # claimed a second time they are refused by the journal, and forgotten.
                     await lanes.retake(self.queue, await lanes.lanes(self.queue), self.lease_id)
-            except (OSError, EpochLost, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (EpochLost, Unavailable, *AWAY):
                 log.warning("PostgreSQL or Redis can't be reached; nothing is handed over meanwhile")
                 joined = False
             if not joined:
@@ -266,7 +265,7 @@ class Process:
                 async with self.database.driver() as driver:
                     epoch = await epochs.current(driver)
                 whole = await cleaning.is_whole(self.queue)
-            except (OSError, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except (Unavailable, *AWAY):
                 continue  # whoever has work to do notices
             if not (whole and epoch.ready and epoch.epoch == self.queue.epoch):
                 self.dispatcher.detach()
@@ -289,7 +288,7 @@ class Process:
                             await driver.fetchval("SELECT 1")
                         changed.clear()
                         self.dispatcher.wake.set()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except AWAY:
                 log.warning("the configuration can't be read; the last one holds")
                 await asyncio.sleep(1.0)
 
@@ -298,7 +297,7 @@ class Process:
             await asyncio.sleep(BINDS_EVERY_S)
             try:
                 await self.fleet.share_binds()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except AWAY:
                 log.warning("binds can't be shared; those held are kept")
 
     async def _watch_clocks(self) -> None:
@@ -313,7 +312,7 @@ class Process:
                         "clocks are %.1f s apart: marketing %s", skew, "goes on" if agree else "waits"
                     )
                 self.dispatcher.clocks_agree = agree
-            except (OSError, Unavailable, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except (Unavailable, *AWAY):
                 log.info("the clocks could not be compared")
             await asyncio.sleep(CLOCKS_EVERY_S)
 

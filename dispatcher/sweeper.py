@@ -19,7 +19,7 @@ from app.domain.recipient import to_check
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import binds, dispatch, idempotency, inbox, locks, parcels, partitions, receipts, sweeps
-from app.store.engine import Database
+from app.store.engine import AWAY, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound
 from dispatcher.metrics import Metrics
@@ -81,7 +81,7 @@ class Sweeper:
                         finally:
                             if not driver.is_closed():
                                 await driver.execute("SELECT pg_advisory_unlock($1)", _LOCK)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except AWAY:
                 log.warning("the sweeper has lost PostgreSQL; trying again")
             await asyncio.sleep(TICK_S)
 

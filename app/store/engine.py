@@ -12,11 +12,20 @@ from contextlib import asynccontextmanager
 import asyncpg
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 COMMAND_TIMEOUT_S = 60
 CONNECT_TIMEOUT_S = 10
+# What using a connection raises when PostgreSQL is away, goes away, or refuses: try again later.
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 def sqlalchemy_url(database_url: str) -> str:
@@ -61,12 +70,10 @@ class Database:
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
-        """The asyncpg connection itself, in autocommit. A broken one is not given back to the pool."""
-        connection = await self.engine.connect()
+        """The asyncpg connection itself, in autocommit. A broken one is neither given out nor given back to the
+        pool. Raises one of AWAY when PostgreSQL can't be reached."""
+        connection, driver = await self._alive()
         try:
-            raw = await connection.get_raw_connection()
-            driver = raw.driver_connection
-            assert driver is not None
             try:
                 yield driver
             except BaseException:
@@ -74,6 +81,23 @@ class Database:
                     await connection.invalidate()
                 raise
         finally:
+            await connection.close()
+
+    async def _alive(self) -> tuple[AsyncConnection, asyncpg.Connection]:
+        """A connection that is not known to be closed: a server that went away closes the whole pool's."""
+        while True:
+            try:
+                connection = await self.engine.connect()
+            except PoolTimeout:
+                raise TimeoutError("no connection was free in time") from None
+            except DBAPIError as error:
+                raise ConnectionError(f"PostgreSQL can't be reached: {error.orig}") from error
+            raw = await connection.get_raw_connection()
+            driver = raw.driver_connection
+            assert driver is not None
+            if not driver.is_closed():
+                return connection, driver
+            await connection.invalidate()
             await connection.close()
 
     async def dispose(self) -> None:
