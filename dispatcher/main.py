@@ -26,7 +26,7 @@ from app.queue import cleaning, lanes, status
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.settings import Settings
 from app.store import config as configuration
-from app.store import dispatch, epochs, receipts
+from app.store import dispatch, durability, epochs, receipts
 from app.store.engine import AWAY, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound, rebuild, webhooks
@@ -48,6 +48,7 @@ CLOCKS_EVERY_S = 5.0
 EPOCH_EVERY_S = 1.0
 MAX_CLOCK_SKEW_S = 2.0
 LEASE_LOST_EXIT = 3
+FAILED_OVER_EXIT = 4
 GC_THRESHOLD = 50_000  # messages under way are plain structs: the collector finds nothing in them
 
 log = logging.getLogger("volley.dispatcher")
@@ -108,6 +109,9 @@ class Process:
     async def run(self) -> int:
         async with self.database.driver() as driver:
             self.lease_id = await dispatch.open_lease(driver, f"{socket.gethostname()}:{os.getpid()}")
+            self._timeline = await durability.timeline(driver)
+            for weakness in await durability.weaknesses(driver):
+                log.info("durability: %s", weakness)
         metrics, database, queue = self.metrics, self.database, self.queue
         publisher = Publisher()
         self.recorder = Recorder(database, queue, self.lease_id, metrics, publisher, self._lease_lost)
@@ -182,6 +186,14 @@ class Process:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.queue.close()
         await self.database.dispose()
+
+    def _failed_over(self) -> None:
+        """PostgreSQL runs on another timeline: commits that we relied on may be gone with the old one."""
+        log.error(
+            "PostgreSQL failed over: this dispatcher ends; check what its standby lost before the next start"
+        )
+        self.exit_code = FAILED_OVER_EXIT
+        self.stopping.set()
 
     def _lease_lost(self) -> None:
         log.error("this dispatcher was declared dead; it ends")
@@ -317,8 +329,10 @@ class Process:
             await asyncio.sleep(CLOCKS_EVERY_S)
 
     async def _skew_s(self) -> float:
-        started = time.time()
         async with self.database.driver() as driver:
+            if await durability.timeline(driver) != self._timeline:
+                self._failed_over()
+            started = time.time()
             theirs = (await driver.fetchval("SELECT clock_timestamp()")).timestamp()
         middle = time.time()
         seconds, micros = await self.queue.client.time()

@@ -17,7 +17,6 @@ from app.domain.message import Category, State
 
 if TYPE_CHECKING:
     from app.store.dispatch import Record
-    from dispatcher.recorder import Work
     from gateways.base import BindStatus, Outcome
 
 WAIT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
@@ -84,10 +83,10 @@ class Metrics(Collector):
         self.binds: list[BindStatus] = []
         self.gateway_names: dict[int, str] = {}
 
-    def outcome(self, work: Work, outcome: Outcome) -> None:
+    def outcome(self, gateway: str, outcome: Outcome) -> None:
         """An outcome that is not `Accepted` (those are counted by the batch)."""
         reason = getattr(outcome, "reason", "")
-        self.outcomes[(work.gateway_name, type(outcome).__name__.lower(), reason)] += 1
+        self.outcomes[(gateway, type(outcome).__name__.lower(), reason)] += 1
 
     def recorded(self, batch: Record) -> None:
         """A flush was committed."""

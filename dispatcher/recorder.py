@@ -182,7 +182,7 @@ class Recorder:
             tag.check, None, part.reason, part.raw or None, at(now_s),
         )  # fmt: skip
         self._next.outcomes.append(row)
-        self._metrics.outcome(work, outcome)
+        self._metrics.outcome(work.gateway_name, outcome)
         if tag.total == 1:
             self._conclude(tag, [part], now_s)
         else:
