@@ -21,7 +21,19 @@ from fastapi import APIRouter, FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from app import logs
-from app.api import batches, callbacks, console, health, openapi, posting, problems, reading, reports, upload
+from app.api import (
+    batches,
+    callbacks,
+    console,
+    docs,
+    health,
+    openapi,
+    posting,
+    problems,
+    reading,
+    reports,
+    upload,
+)
 from app.api.auth import Authenticator
 from app.api.context import Context
 from app.api.entrance import Application
@@ -59,10 +71,13 @@ def create_app(settings: Settings, metrics_folder: Path | None = None) -> FastAP
         description=DESCRIPTION,
         lifespan=partial(_lifespan, settings=settings, metrics_folder=metrics_folder),
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.schema_head = health.schema_head()
     problems.install(app)
     openapi.install(app)
+    docs.install(app)
     for router in _routers():
         app.include_router(router)
     return app

@@ -7,8 +7,9 @@ import hashlib
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gateways import ed25519, http, telnyx
+from gateways import http, telnyx
 from gateways.base import Accepted, Inbound, Receipt, Rejected, Retry, Unknown
 from gateways.provider import BadSignature
 
@@ -19,18 +20,9 @@ NOW_S = 1_700_000_000
 
 
 def key_pair(seed):
-    """Sections 5.1.5 and 5.1.6 of RFC 8032: the public key of a seed, and its function to sign."""
-    digest = hashlib.sha512(seed).digest()
-    secret = int.from_bytes(digest[:32], "little") & ((1 << 254) - 8) | 1 << 254
-    public = ed25519._encoded(ed25519._times(ed25519._BASE, secret))
-
-    def sign(message):
-        r = int.from_bytes(hashlib.sha512(digest[32:] + message).digest(), "little") % ed25519.L
-        point = ed25519._encoded(ed25519._times(ed25519._BASE, r))
-        k = int.from_bytes(hashlib.sha512(point + public + message).digest(), "little")
-        return point + ((r + k * secret) % ed25519.L).to_bytes(32, "little")
-
-    return public, sign
+    """The public key of a seed, and its function to sign."""
+    private = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(seed).digest())
+    return private.public_key().public_bytes_raw(), private.sign
 
 
 PUBLIC, sign = key_pair(b"telnyx")
