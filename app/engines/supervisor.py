@@ -105,7 +105,8 @@ class Supervisor:
         self._previous_wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self._selector.register(read, selectors.EVENT_READ)
         for number in (*STOP_SIGNALS, signal.SIGCHLD):
-            if signal.getsignal(number) is not signal.SIG_IGN or number is signal.SIGCHLD:  # nohup
+            # Under nohup SIGHUP stays ignored. SIGINT doesn't: a shell's background jobs inherit it ignored.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
 

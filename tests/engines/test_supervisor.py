@@ -169,6 +169,21 @@ def test_a_signal_ends_run_and_start(stage: Stage, number: signal.Signals):
     assert "late" not in stage.spawned
 
 
+def test_what_is_inherited_as_ignored(stage: Stage):
+    """nohup asks to live on after a hang-up; a shell's background job didn't ask to ignore Ctrl-C."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGINT)}
+    try:
+        with stage.supervisor() as supervisor:
+            os.kill(os.getpid(), signal.SIGHUP)
+            supervisor.check()
+            os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(Stopped):
+                supervisor.check()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def run_until(supervisor: Supervisor, stage: Stage, reached: Callable[[], bool]) -> None:
     """Run the supervisor until something that it says makes `reached` true, for 20 s at most."""
     deadline = time.monotonic() + 20
