@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.api.console.live import FRESH_S, REST, Recent, totals
+from app.api.console.live import BATCHES, FRESH_S, REST, Recent, totals
 from app.domain.message import Category, State
 from app.queue import lanes, status
 from app.queue.connection import Queue
@@ -98,6 +98,18 @@ async def test_a_tenant_sees_its_own_batches_alone(
     assert shown["counts"] == {"queued": 3}
     assert shown["difference"] == 0
     assert (await other_browser.get("/console/live")).json["batches"] == []
+
+
+async def test_a_paused_batch_stays_in_sight_however_many_come_after_it(
+    console: Console, browser: Browser
+) -> None:
+    _, key = await signed_in(console, browser, "operate")
+    paused = await console.batch(key, "paused", 1)
+    await browser.post(f"/console/batches/{paused}/pause", x_volley_token=await browser.token())
+    await console.batch(key, "running, and older", 1)
+    newer = [await console.batch(key, f"newer {i}", 1) for i in range(BATCHES)]
+    shown = [one["id"] for one in (await browser.get("/console/live")).json["batches"]]
+    assert shown == [*reversed(newer), paused]
 
 
 async def test_no_text_and_no_number_is_shown(console: Console, browser: Browser) -> None:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+import asyncpg
+
 from app.api.console.sessions import Session
 from app.api.context import Context
 from app.api.views import batch_view
@@ -21,6 +23,7 @@ from app.domain.message import Category, State
 from app.queue import lanes, status
 from app.queue.connection import Unavailable
 from app.store import batches, stats, sweeps
+from app.store.batches import BatchState
 
 FRESH_S = 0.7  # the page asks once a second
 REST = 10  # a reading that took t is not repeated for REST * t
@@ -80,7 +83,7 @@ class Live:
         async with self._context.database.driver() as driver:
             entered = await stats.entered(driver, tenant_id, since)
             read_at = self._context.clock()
-            page = await batches.page(driver, tenant_id, before=None, states=None, limit=BATCHES)
+            page = await _listed(driver, tenant_id)
             counts = await batches.counts(driver, [one.id for one in page], now_s)
         shown = [_batch(one, counts[one.id]) for one in page]
         return {"read_at": read_at, "since": since.timestamp(), "totals": totals(entered), "batches": shown}
@@ -93,7 +96,8 @@ class Live:
             stored_lanes = await stats.lanes(driver, now)
             dispatchers = await stats.dispatchers(driver)
             gateways = await stats.gateways(driver)
-            accounting = await sweeps.accounting(driver)
+            async with driver.transaction(isolation="repeatable_read", readonly=True):
+                accounting = await sweeps.accounting(driver)  # in one snapshot: its sides move all the time
         depths: dict[str, tuple[int, int, int]] = {}
         shown: dict[int, status.Status] = {}
         redis_up = True
@@ -111,6 +115,16 @@ class Live:
             "gateways": [_gateway(*one, list(shown.values())) for one in gateways],
             "accounting": _accounting(accounting),
         }
+
+
+async def _listed(driver: asyncpg.Connection, tenant_id: int) -> list[batches.Batch]:
+    """The newest batches, and below them older ones that wait for somebody: paused, or not whole."""
+    newest = await batches.page(driver, tenant_id, before=None, states=None, limit=BATCHES)
+    if len(newest) < BATCHES:
+        return newest
+    waiting = (BatchState.paused, BatchState.loading)
+    oldest = newest[-1].id.bytes
+    return newest + await batches.page(driver, tenant_id, before=oldest, states=waiting, limit=BATCHES)
 
 
 def totals(entered: Any) -> Document:

@@ -121,9 +121,10 @@ function showTiles(document_) {
   }
   const tile = byId("rate");
   setText(tile.querySelector(".value"), percent(totals.delivery_rate));
-  setText(tile.querySelector(".foot"), totals.submitted + totals.unknown ? "unknown " + percent(totals.unknown_share) + " · of what was submitted in 24 h" : "nothing submitted in 24 h");
   const all = Math.max(1, totals.submitted + totals.unknown);
   const bad = sum(totals.final, BAD);
+  const awaited = Math.max(0, totals.submitted - totals.delivered - bad);
+  setText(tile.querySelector(".foot"), totals.submitted + totals.unknown ? "unknown " + percent(totals.unknown_share) + " · " + whole.format(awaited) + " without receipt" : "nothing submitted in 24 h");
   const meter = tile.querySelector(".meter");
   setWidths(meter, [totals.delivered / all, bad / all, totals.unknown / all]);
   meter.setAttribute("aria-label", whole.format(totals.delivered) + " delivered, " + whole.format(bad) + " failed, " + whole.format(totals.unknown) + " unknown");
