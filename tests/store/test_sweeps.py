@@ -59,7 +59,7 @@ async def check(database: Database, times: int) -> None:
         entered = dict(
             await driver.fetch(
                 "SELECT state, sum(n)::int FROM rollups WHERE hour = $1 GROUP BY state", NOW.replace(minute=0)
-            )  # fmt: skip
+            )
         )
         assert entered == {1: 30 * times, 4: 30 * times, 5: 30 * times, 10: 21 * times}
 
