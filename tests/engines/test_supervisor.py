@@ -85,7 +85,7 @@ def test_parts_stop_in_reverse_order(stage: Stage):
 
 
 def test_output_arrives_line_by_line_and_whole(stage: Stage):
-    code = "print('one'); print('a' * 200000, flush=True); ready(); print('no end', end='')"
+    code = "print('one'); print('a' * 200000, flush=True); print('no end', end='')"
     with stage.supervisor() as supervisor:
         supervisor.start(stage.part("talker", code + "\n" + OBEDIENT))
     assert stage.output[0] == ("talker", b"one")
