@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -307,3 +308,70 @@ async def test_postgres_away_for_longer_than_a_lease_lives(
     await check_ends(world, unknown_at_most=0, reasons=set())
     assert await world.value("SELECT count(*) FROM leases") == 1
     assert await child.stop() == 0
+
+
+class Wire:
+    """A TCP relay to PostgreSQL that loses the answer to every so many-th COMMIT, and the connection with it."""
+
+    def __init__(self, port: int, every: int) -> None:
+        self.port = 0
+        self.lost = 0
+        self._target, self._every, self._commits = port, every, 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, here = await asyncio.open_connection("127.0.0.1", self._target)
+        swallow = False
+
+        async def forth() -> None:
+            nonlocal swallow
+            while data := await reader.read(65536):
+                if b"COMMIT;" in data:
+                    self._commits += 1
+                    swallow = self._every > 0 and self._commits % self._every == 0
+                here.write(data)
+            here.close()
+
+        async def back() -> None:
+            while data := await there.read(65536):
+                if swallow:
+                    self.lost += 1
+                    break
+                writer.write(data)
+            writer.close()
+            here.close()
+
+        await asyncio.gather(forth(), back(), return_exceptions=True)
+
+
+async def test_the_answer_to_a_commit_is_lost(make_world: MakeWorld, smsc: Smsc, until: Callable) -> None:
+    """Journal, outcomes, receipts: committed, and the dispatcher is not told. Nothing is done twice for it."""
+    world = await make_world(smsc, window=WINDOW)
+    direct = urlsplit(world.database_url)
+    assert direct.port is not None
+    wire = Wire(direct.port, every=5)
+    await wire.start()
+    world.database_url = direct._replace(
+        netloc=direct.netloc.replace(str(direct.port), str(wire.port))
+    ).geturl()
+    await world.smsc.change(answer_delay_s=0.02, redeliver_s=0.05)
+    await world.start()
+    await world.accept(people(600))
+    await world.until_final(timeout_s=40)
+    assert wire.lost > 5
+    assert await world.smsc.taken() == dict.fromkeys(people(600), 1)
+    assert await world.states() == {State.delivered: 600}
+    segments = await world.fetch(
+        "SELECT message_id, attempt, segment FROM outcomes GROUP BY 1, 2, 3 HAVING count(*) > 1"
+    )
+    assert segments == [], "an outcome was recorded twice"
+    await world.check_books()
+    await wire.stop()
