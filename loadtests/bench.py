@@ -266,8 +266,8 @@ def faults(result: dict[str, Any], posted: Posted, messages: int) -> list[str]:
         found.append("the accounting does not balance")
     if books["stored"] != posted.accepted:
         found.append(f"{books['stored']} messages are stored")
-    if result["carrier"]["submits"] != delivered:
-        found.append(f"the carrier got {result['carrier']['submits']} submits for {delivered} messages")
+    if result["carrier"]["submits"] != posted.accepted:
+        found.append(f"the carrier got {result['carrier']['submits']} submits for {posted.accepted} messages")
     if result["durability"] != DURABLE:
         found.append(f"not everything is durable: {result['durability']}")
     return found
