@@ -43,6 +43,7 @@ class Fleet:
         self._lease_id = lease_id
         self.config = configuration.Config(0, (), (), (), ())
         self.open: dict[str, Open] = {}
+        self._sharing = asyncio.Lock()  # a new configuration and the timer must not open a gateway at once
         self._rates: dict[str, int] = {}
         self.prefix_routes = False
         self.paused_regions: frozenset[str] = frozenset()
@@ -82,6 +83,10 @@ class Fleet:
 
     async def share_binds(self) -> None:
         """Take this dispatcher's share of each gateway's binds, give back what is over it."""
+        async with self._sharing:
+            await self._share_binds()
+
+    async def _share_binds(self) -> None:
         for held in list(self.open.values()):
             total = binds_wanted(held.row.url, held.row.settings)
             while True:

@@ -187,9 +187,9 @@ class Dispatcher:
         left: dict[str, int] = {}
         for lane in names:
             region, _, category = lane.rpartition(":")
-            name = next(
-                (n for n in self.fleet.lane_gateways(region, int(category)) if self.fleet.usable(n)), None
-            )
+            # without one of the lane's own there may be a tenant's, or the sandbox of a test key: `_route` knows
+            usual = self.fleet.lane_gateways(region, int(category))
+            name = next((n for n in (*usual, *self.fleet.open) if self.fleet.usable(n)), None)
             if name is None or f"gateway:{name}" in self._closed:
                 continue
             if name not in credit:
@@ -479,7 +479,7 @@ class Dispatcher:
         try:
             if written:
                 await throttles.confirm(self.queue, written)
-            await self._caps(portions, journalled.sends, now_s)
+            await self._uncap_unsent(portions, journalled.sends)
             await self._after_journal(intents, journalled, now_s)
         except (EpochLost, Unavailable):
             self.detach()
@@ -543,6 +543,7 @@ class Dispatcher:
             ],
             [(self._rest(parcel, entries, due, now_s), reason) for entries, due, reason in held],
             [(indexes, trace_id(trace), until) for indexes, trace, until in decision.traces],
+            self._capped(portion),
         )
 
     @staticmethod
@@ -609,24 +610,27 @@ class Dispatcher:
             wait = max(0.0, now_s - ids.created_at(work.parcel.pack_id))
             self.metrics.wait.observe((pack.region, Category(pack.category).name), wait, n)
 
-    async def _caps(self, portions: Sequence[Portion], won: set[bytes], now_s: float) -> None:
-        """Remember what counts against frequency caps; give back what was counted and did not go."""
-        rows = []
+    async def _uncap_unsent(self, portions: Sequence[Portion], won: set[bytes]) -> None:
+        """Give back what was counted against frequency caps and did not go."""
         for portion in portions:
-            decision = portion.decision
-            if not any(decision.caps):
-                continue
-            gone = {s.tag.entry.index for s in portion.submissions if s.tag.message_id in won}  # type: ignore[attr-defined]
-            pack = decision.parcel.pack
-            rows += [
-                (pack.tenant_id, signed(e.recipient), ids.message_id(decision.parcel.pack_id, e.index))
-                for e, cap in zip(decision.go, decision.caps, strict=True)
-                if cap is not None and e.index in gone
-            ]
-            await self._uncap(portion, frozenset(gone))
-        if rows:
-            async with self.database.driver() as driver:
-                await dispatch.remember_caps(driver, rows, now_s)
+            if any(portion.decision.caps):
+                gone = {s.tag.entry.index for s in portion.submissions if s.tag.message_id in won}  # type: ignore[attr-defined]
+                await self._uncap(portion, frozenset(gone))
+
+    @staticmethod
+    def _capped(portion: Portion) -> list[tuple[int, int, bytes]]:
+        """What of a portion counts against a frequency cap: (tenant, recipient, message id)."""
+        decision = portion.decision
+        if not any(decision.caps):
+            return []
+        counted = {e.index for e, cap in zip(decision.go, decision.caps, strict=True) if cap is not None}
+        tenant_id = decision.parcel.pack.tenant_id
+        tags = [s.tag for s in portion.submissions]
+        return [
+            (tenant_id, signed(t.entry.recipient), t.message_id)  # type: ignore[attr-defined]
+            for t in tags
+            if t.entry.index in counted  # type: ignore[attr-defined]
+        ]
 
     async def _after_journal(
         self, intents: Sequence[dispatch.Intent], journalled: dispatch.Journalled, now_s: float

@@ -43,7 +43,8 @@ class Intent(msgspec.Struct, gc=False):
     """What the dispatcher decided about one claimed parcel.
 
     `sends` are (message id, segment mask); `held` are the new parcels that carry the part that waits, with
-    the reason; `decisions` are (pack indexes, trace id, held until or None).
+    the reason; `decisions` are (pack indexes, trace id, held until or None); `caps` are those of the sends that
+    count against a frequency cap: (tenant, recipient, message id).
     """
 
     parcel: Parcel
@@ -52,6 +53,7 @@ class Intent(msgspec.Struct, gc=False):
     stops: list[Stop]
     held: list[tuple[Parcel, str]]
     decisions: list[tuple[list[int], int, float | None]]
+    caps: list[tuple[int, int, bytes]] = []
 
 
 class Journalled(msgspec.Struct, gc=False):
@@ -178,6 +180,7 @@ async def journal(
         held = _still_members(mine, fenced)
         await insert_parcels(driver, held)
         await _insert_decisions(driver, mine, now)
+        await remember_caps(driver, [one for i in mine for one in i.caps if one[2] in won], now)
         await write_tallies(driver, _journal_tallies(mine, won), now)
         finished = [PgUUID(i.parcel.id) for i in mine if not i.sends]
         if finished:
@@ -356,14 +359,15 @@ async def intern_traces(driver: asyncpg.Connection, traces: dict[int, list]) -> 
 
 
 async def remember_caps(
-    driver: asyncpg.Connection, rows: Sequence[tuple[int, int, bytes]], now_s: float
+    driver: asyncpg.Connection, rows: Sequence[tuple[int, int, bytes]], now: datetime
 ) -> None:
     """(tenant, recipient, message id) counted against a frequency cap, for the rebuilding of the counters."""
-    await driver.copy_records_to_table(
-        "cap_events",
-        records=[(t, r, PgUUID(m), at(now_s)) for t, r, m in rows],
-        columns=["tenant_id", "recipient", "message_id", "at"],
-    )
+    if rows:
+        await driver.copy_records_to_table(
+            "cap_events",
+            records=[(t, r, PgUUID(m), now) for t, r, m in rows],
+            columns=["tenant_id", "recipient", "message_id", "at"],
+        )
 
 
 # Leases
