@@ -287,6 +287,7 @@ class World:
         retry_unknown: bool = False,
         priority: int = 5,
         pack_size: int = 100,
+        test: bool = False,
     ) -> list[intake.Draft]:
         now = time.time()
         segments = count(body)
@@ -298,7 +299,7 @@ class World:
             ]
             pack = Pack(
                 tenant, batch, region or land, land, int(category), sender, body, None,
-                None if valid_s is None else now + valid_s, retry_unknown, entries,
+                None if valid_s is None else now + valid_s, retry_unknown, entries, test,
             )  # fmt: skip
             made.append(intake.Draft(ids.new_id(now), pack, now + due_in_s, priority))
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from app import offering
 from app.domain.message import Category, State
 from app.queue import lanes
 from app.store import config, intake, parcels
+from app.store.audit import By
 from app.store.batches import BatchState
 
 if TYPE_CHECKING:
@@ -222,3 +224,30 @@ async def test_a_route_without_an_open_gateway_waits_and_goes_when_it_opens(worl
     await world.change(config.GATEWAY, {"name": "smsc"}, enabled=True)
     await world.until_state(one, State.submitted)  # the sandbox may give the receipt to the other bind
     await world.check_books()
+
+
+async def test_a_lane_whose_gateway_is_down_still_serves_who_goes_another_way(world: World) -> None:
+    """A tenant's own route, and the sandbox of a test key."""
+    await world.gateway("sandbox")
+    await world.gateway("own")
+    await world.change(config.GATEWAY, {"name": "smsc"}, enabled=False)
+    async with world.database.begin() as connection:
+        route = {"to": "*", "gateways": ["own"], "tenant_id": 2, "position": 1}
+        await config.create(connection, config.ROUTE, route, By("tests", "a test"))
+    await world.start()
+    (waiting,) = await world.accept(people(1))
+    (trial,) = await world.accept(people(1, 1), test=True)
+    (owner,) = await world.accept(people(1, 2), tenant=2)
+    for one in (trial, owner):
+        await until_left(world, one)
+    assert (await world.standing(waiting)).state == State.queued
+    assert set(await world.smsc.taken()) == set(people(2, 1))
+    await world.check_books()
+
+
+async def until_left(world: World, message_id: bytes) -> None:
+    """The sandbox may give its receipt to another gateway's bind: then it stays submitted."""
+    deadline = time.monotonic() + 10
+    while (await world.standing(message_id)).state not in (State.submitted, State.delivered):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
