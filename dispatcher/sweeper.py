@@ -18,7 +18,18 @@ import msgspec
 from app.domain.recipient import to_check
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
-from app.store import binds, dispatch, idempotency, inbox, locks, parcels, partitions, receipts, sweeps
+from app.store import (
+    batches,
+    binds,
+    dispatch,
+    idempotency,
+    inbox,
+    locks,
+    parcels,
+    partitions,
+    receipts,
+    sweeps,
+)
 from app.store.engine import AWAY, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound
@@ -30,6 +41,7 @@ _LOCK = locks.SWEEPER
 TICK_S = 0.25
 SILENCE_S = 5.0  # a lease not heard of for so long is dead: heartbeats come every second
 KEEP_IDEMPOTENCY_S = 48 * 3600
+ABANDONED_S = 7 * 86_400  # an upload that was not resumed for so long
 KNOWN_PAGE = 2_000
 
 log = logging.getLogger("volley.dispatcher")
@@ -211,3 +223,4 @@ class Sweeper:
             await partitions.ensure(driver, time.time())
             await idempotency.purge(driver, datetime.now(UTC) - timedelta(seconds=KEEP_IDEMPOTENCY_S))
             await dispatch.forget_leases(driver)
+            await batches.abandon(driver, ABANDONED_S)

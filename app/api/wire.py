@@ -295,6 +295,7 @@ class Batch(msgspec.Struct, kw_only=True):
     created_at: datetime
     sealed_at: datetime | None
     rejections_url: str
+    regions: dict[str, dict[str, int]] | None = None  # states by region; a list of batches leaves it out
 
 
 class BatchPage(msgspec.Struct):

@@ -68,7 +68,9 @@ def parse(body: str) -> Template:
         elif len(token) == 1:
             raise TemplateError("template_syntax", f"unpaired brace at character {match.start()}")
         elif not _NAME.match(match.group(1)):
-            raise TemplateError("template_syntax", f"no variable name in the braces at character {match.start()}")
+            raise TemplateError(
+                "template_syntax", f"no variable name in the braces at character {match.start()}"
+            )
         else:
             places.append(match.group(1))
             literal.append("")

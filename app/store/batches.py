@@ -222,6 +222,23 @@ async def counts(driver: asyncpg.Connection, batch_ids: Sequence[UUID], now_s: f
     }
 
 
+_REGIONS = """
+SELECT region, state, sum(n)::bigint AS n FROM (
+    SELECT region, state, n FROM batch_states WHERE batch_id = $1
+    UNION ALL SELECT region, to_state, n FROM tallies WHERE batch_id = $1
+    UNION ALL SELECT region, from_state, -n FROM tallies WHERE batch_id = $1 AND from_state IS NOT NULL
+) moves GROUP BY 1, 2 HAVING sum(n) <> 0 ORDER BY 1, 2
+"""
+
+
+async def by_region(driver: asyncpg.Connection, batch_id: UUID) -> dict[str, dict[State, int]]:
+    """Where one batch's messages stand, by region; what waits, for whatever reason, is `queued`."""
+    found: dict[str, dict[State, int]] = {}
+    for row in await driver.fetch(_REGIONS, batch_id):
+        found.setdefault(row["region"], {})[State(row["state"])] = row["n"]
+    return found
+
+
 async def move(
     driver: asyncpg.Connection,
     tenant_id: int,
@@ -316,3 +333,11 @@ async def uploaded(driver: asyncpg.Connection, tenant_id: int, key: str, *, sinc
         as_uuid(since),
     )
     return _batch(row) if row else None
+
+
+async def abandon(driver: asyncpg.Connection, after_s: float) -> None:
+    """Uploads that nobody went on with: their batches are cancelled, and their parcels closed like any other's."""
+    await driver.execute(
+        "UPDATE batches SET state = 4 WHERE state = 1 AND created_at < now() - make_interval(secs => $1)",
+        after_s,
+    )

@@ -286,13 +286,13 @@ WITH gone AS (
     DELETE FROM tallies WHERE id IN (SELECT id FROM tallies ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING *
 ), moves AS (
-    SELECT batch_id, to_state AS state, n FROM gone WHERE batch_id IS NOT NULL
+    SELECT batch_id, region, to_state AS state, n FROM gone WHERE batch_id IS NOT NULL
     UNION ALL
-    SELECT batch_id, from_state, -n FROM gone WHERE batch_id IS NOT NULL AND from_state IS NOT NULL
+    SELECT batch_id, region, from_state, -n FROM gone WHERE batch_id IS NOT NULL AND from_state IS NOT NULL
 ), batch AS (
-    INSERT INTO batch_states (batch_id, state, n)
-    SELECT batch_id, state, sum(n) FROM moves GROUP BY 1, 2 ORDER BY 1, 2
-    ON CONFLICT (batch_id, state) DO UPDATE SET n = batch_states.n + EXCLUDED.n
+    INSERT INTO batch_states (batch_id, region, state, n)
+    SELECT batch_id, region, state, sum(n) FROM moves GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (batch_id, region, state) DO UPDATE SET n = batch_states.n + EXCLUDED.n
 ), total AS (
     INSERT INTO move_totals (from_state, to_state, n)
     SELECT coalesce(from_state, 0), to_state, sum(n) FROM gone GROUP BY 1, 2 ORDER BY 1, 2

@@ -359,6 +359,7 @@ batch_states = Table(
     "batch_states",
     metadata,
     Column("batch_id", Uuid, primary_key=True),
+    Column("region", Text, primary_key=True),
     Column("state", SmallInteger, primary_key=True),
     Column("n", BigInteger, nullable=False),
 )

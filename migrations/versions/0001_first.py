@@ -137,9 +137,10 @@ CREATE TABLE packs (
     region      text NOT NULL,
     category    smallint NOT NULL,
     n           smallint NOT NULL,
-    payload     bytea STORAGE EXTERNAL NOT NULL,
+    payload     bytea NOT NULL,
     PRIMARY KEY (id)
 ) PARTITION BY RANGE (id);
+ALTER TABLE packs ALTER COLUMN payload SET STORAGE EXTERNAL;
 CREATE INDEX packs_batch ON packs (batch_id, id) WHERE batch_id IS NOT NULL;
 CREATE INDEX packs_tenant ON packs (tenant_id, id);
 CREATE TABLE lookups (
@@ -288,9 +289,10 @@ CREATE TABLE tallies (                        -- deltas, one row a group and tra
 CREATE INDEX tallies_batch ON tallies (batch_id);
 CREATE TABLE batch_states (
     batch_id    uuid NOT NULL,
+    region      text NOT NULL,
     state       smallint NOT NULL,
     n           bigint NOT NULL,
-    PRIMARY KEY (batch_id, state)
+    PRIMARY KEY (batch_id, region, state)
 );
 CREATE TABLE rollups (
     hour        timestamptz NOT NULL,

@@ -164,7 +164,7 @@ async def test_counts_follow_the_tallies_and_the_roll_up(api):
     )
     await api.fetch(move, api.tenant_id, batch_id, 2, 4, 4)
     await api.fetch(move, api.tenant_id, batch_id, 4, 5, 4)
-    await api.fetch("INSERT INTO batch_states VALUES ($1, 10, 3), ($1, 5, -3)", batch_id)
+    await api.fetch("INSERT INTO batch_states VALUES ($1, 'US', 10, 3), ($1, 'US', 5, -3)", batch_id)
     batch = (await api.get(url)).json
     counts = {state: n for state, n in batch["counts"].items() if n}
     assert counts == {"queued": 2, "submitted": 1, "delivered": 3}
