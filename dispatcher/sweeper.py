@@ -198,7 +198,8 @@ class Sweeper:
 
     async def _account(self) -> None:
         async with self._database.driver() as driver:
-            sides = await sweeps.accounting(driver)
+            async with driver.transaction(isolation="repeatable_read", readonly=True):
+                sides = await sweeps.accounting(driver)
         self._metrics.accounting.update(sides)
         names = await lanes.lanes(self._queue)
         self._metrics.lanes = await lanes.depths(self._queue, names) if names else {}

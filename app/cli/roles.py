@@ -39,14 +39,21 @@ def dispatch() -> None:
 
 @click.command()
 def migrate() -> None:
-    """Bring the database to the newest schema."""
+    """Bring the database to the newest schema; VOLLEY_CONFIG seeds it, VOLLEY_API_KEY makes the first key."""
     ours = located(settings.load(), redis=False)
+    from app.cli.configure import check_gateway
+    from app.store import bootstrap
     from app.store import migrate as migrations
 
     assert ours.database_url is not None
     with name_the_engine("VOLLEY_DATABASE_URL"):
         migrations.upgrade(ours.database_url)
-    say("the schema is up to date", good=True)
+        say("the schema is up to date", good=True)
+        if ours.config is not None and bootstrap.seed(ours.database_url, ours.config, check_gateway):
+            say(f"configuration: from {ours.config}")
+        if ours.api_key is not None:
+            bootstrap.first_key(ours.database_url, ours.api_key)
+            say("the key in VOLLEY_API_KEY is an administrator's")
 
 
 @click.command(

@@ -34,10 +34,8 @@ def ours(services: dict[str, Any]) -> dict[str, Any]:
 def test_each_service_of_ours_runs_a_command_that_exists(services: dict[str, Any]) -> None:
     for name, service in ours(services).items():
         program, first, *_ = service["command"]
-        if program == "volley":
-            assert first in volley.commands, name
-        else:
-            assert (program, first) == ("python", "/etc/volley/first_start.py"), name
+        assert program == "volley", name
+        assert first in volley.commands, name
 
 
 def test_each_setting_exists(services: dict[str, Any]) -> None:
@@ -94,15 +92,12 @@ async def test_a_first_start_makes_key_and_configuration_once(postgres_url: str)
         "VOLLEY_API_KEY": "vk_" + "k" * 40,
         "VOLLEY_CONFIG": str(DEPLOY / "volley.toml"),
     }
-    for said in ("configured\n", "there is a configuration already; `volley apply` changes it\n"):
+    for seeded in (True, False):
         done = subprocess.run(
-            [sys.executable, str(DEPLOY / "first_start.py")],
-            env=environ,
-            capture_output=True,
-            text=True,
-            check=False,
+            [sys.executable, "-m", "app.cli", "migrate"], env=environ, capture_output=True, text=True, check=False
         )
-        assert (done.returncode, done.stdout) == (0, said), done.stderr
+        assert done.returncode == 0, done.stderr
+        assert ("configuration: from" in done.stdout + done.stderr) is seeded
     connection = await asyncpg.connect(postgres_url)
     try:
         assert await connection.fetchval("SELECT count(*) FROM api_keys") == 1
