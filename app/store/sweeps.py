@@ -387,7 +387,10 @@ async def _waiting(driver: asyncpg.Connection, pack_ids: Sequence[bytes]) -> set
 
 
 async def accounting(driver: asyncpg.Connection) -> dict[str, float]:
-    """Promise 1's sides, to be read in one snapshot (REPEATABLE READ): accepted and final by tallies; what is queued by tallies and by parcels."""
+    """Promise 1's sides: accepted and final by tallies; what is queued by tallies and by parcels.
+
+    To be read in one snapshot (REPEATABLE READ): the sides move all the time.
+    """
     moves = await driver.fetch(
         "SELECT from_state, to_state, n FROM move_totals UNION ALL"
         " SELECT coalesce(from_state, 0), to_state, sum(n) FROM tallies GROUP BY 1, 2"
