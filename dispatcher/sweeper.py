@@ -197,9 +197,11 @@ class Sweeper:
         self._metrics.accounting["missing_in_redis"] = float(missing_in_all)
 
     async def _account(self) -> None:
-        async with self._database.driver() as driver:
-            async with driver.transaction(isolation="repeatable_read", readonly=True):
-                sides = await sweeps.accounting(driver)
+        async with (
+            self._database.driver() as driver,
+            driver.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            sides = await sweeps.accounting(driver)
         self._metrics.accounting.update(sides)
         names = await lanes.lanes(self._queue)
         self._metrics.lanes = await lanes.depths(self._queue, names) if names else {}

@@ -511,7 +511,7 @@ def receiver(name: str, url: str, settings: Mapping[str, object]) -> Receiver:
     return receive_one
 
 
-def receive(  # noqa: PLR0917  the callback as it came, after the gateway's three
+def receive(
     name: str,
     url: str,
     settings: Mapping[str, object],

@@ -94,7 +94,11 @@ async def test_a_first_start_makes_key_and_configuration_once(postgres_url: str)
     }
     for seeded in (True, False):
         done = subprocess.run(
-            [sys.executable, "-m", "app.cli", "migrate"], env=environ, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "app.cli", "migrate"],
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         assert ("configuration: from" in done.stdout + done.stderr) is seeded
