@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dispatcher_host: str = "127.0.0.1"  # of the dispatcher's /healthz, /readyz and /metrics
     dispatcher_port: int = 8001
     sandbox_port: int | None = None  # None: 2775, or what the last start used
+    drain_s: int = 10  # how long a stopping dispatcher waits for the carriers' answers; under `volley up` 2
     webhook_allow_private: bool = False  # whether webhooks may go to private and loopback addresses
     log_level: str = "info"
 
@@ -151,6 +152,7 @@ READERS: Mapping[str, Callable[[str], object]] = {
     "dispatcher_host": _host,
     "dispatcher_port": _port,
     "sandbox_port": _port,
+    "drain_s": lambda value: _whole_number(value, 1, 300),
     "webhook_allow_private": _yes_or_no,
     "log_level": _log_level,
 }

@@ -42,7 +42,8 @@ from gateways.base import Inbound, Outcome, Receipt, Submission
 HEARTBEAT_S = 1.0
 SHOW_EVERY_S = 1.0
 JOIN_RETRY_S = 0.2
-DRAIN_S = 5.0
+RECORD_S = 5.0  # for the last outcomes to be committed
+CYCLES_END_S = 1.0  # for what was claimed to be handed over or given back
 BINDS_EVERY_S = 2.0
 CLOCKS_EVERY_S = 5.0
 EPOCH_EVERY_S = 1.0
@@ -171,16 +172,20 @@ class Process:
     async def _stop(self, work: asyncio.Task[None]) -> None:
         self.dispatcher.stop()
         try:
-            await asyncio.wait_for(work, DRAIN_S)
+            await asyncio.wait_for(work, CYCLES_END_S)
         except TimeoutError:
             log.warning("cycles did not end in time")
         except Exception:
             log.warning("the dispatcher's loop had ended by itself")  # `_ended` has said why
-        await self.fleet.close(DRAIN_S)
+        await self.fleet.close(self.settings.drain_s)
         if self.exit_code != LEASE_LOST_EXIT:
-            await self.recorder.stop()
-            async with self.database.driver() as driver:
-                await dispatch.end_lease(driver, self.lease_id)
+            try:
+                async with asyncio.timeout(max(RECORD_S, self.settings.drain_s)):
+                    await self.recorder.stop()
+                    async with self.database.driver() as driver:
+                        await dispatch.end_lease(driver, self.lease_id)
+            except (TimeoutError, *AWAY):
+                log.error("the last outcomes could not be recorded; the successor will call them unknown")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

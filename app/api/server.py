@@ -45,7 +45,7 @@ from app.settings import Settings
 from app.store.engine import Database
 
 POOL = 10  # connections to PostgreSQL, a process
-STOP_S = 8  # for requests under way at a stop
+STOP_S = 2  # for requests under way at a stop
 GC_THRESHOLD = 50_000  # objects of a request are plain structs: the collector finds nothing in them
 
 DESCRIPTION = """Volley sends texts: it takes messages one by one, in batches and as files, hands each to a

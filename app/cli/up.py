@@ -35,6 +35,7 @@ from app.engines.supervisor import Part, Stopped, Supervisor
 from app.engines.valkey import Valkey
 from app.settings import Settings
 
+DRAIN_S = 2  # a person waits at the terminal: everything ends within 10 s
 MARK = "_VOLLEY_UP"  # in the environment of our roles, so that a later start finds what outlived us
 STALE_GRACE_S = 5.0
 PROBE_TIMEOUT_S = 1.0
@@ -116,6 +117,7 @@ class Start:
             config=path,
             sandbox_port=wanted or config_file.SANDBOX_PORT,
             dispatcher_port=dispatcher,
+            drain_s=self.settings.drain_s if "drain_s" in self.explicit else DRAIN_S,
         )
         _demand(self.settings.port, self.settings.host, "VOLLEY_PORT", "the API")
         _demand(dispatcher, self.settings.dispatcher_host, "VOLLEY_DISPATCHER_PORT", "the dispatcher")

@@ -33,6 +33,7 @@ def test_all_set(tmp_path: Path):
         "VOLLEY_DISPATCHER_HOST": "0.0.0.0",
         "VOLLEY_DISPATCHER_PORT": "9001",
         "VOLLEY_SANDBOX_PORT": "2776",
+        "VOLLEY_DRAIN_S": "30",
         "VOLLEY_WEBHOOK_ALLOW_PRIVATE": "yes",
         "VOLLEY_LOG_LEVEL": "WARNING",
     }
@@ -50,6 +51,7 @@ def test_all_set(tmp_path: Path):
         dispatcher_host="0.0.0.0",
         dispatcher_port=9001,
         sandbox_port=2776,
+        drain_s=30,
         webhook_allow_private=True,
         log_level="warning",
     )
