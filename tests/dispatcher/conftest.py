@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from typing import Any
 
 import aiohttp
@@ -48,6 +48,7 @@ from gateways.sandbox import Behaviour, Sandbox
 from gateways.sandbox import Settings as SandboxSettings
 
 PATIENCE_S = 20.0  # only a failing test waits so long
+STOP_S = 60.0  # a dispatcher that takes longer to end hangs
 POLL_S = 0.02
 SENDER = "12025550199"
 BY = By("tests", "a test")
@@ -159,7 +160,7 @@ class Local:
         """In good order; gives the exit code."""
         if not self.task.done():
             self.process.stopping.set()
-        code = await self.task
+        code = await asyncio.wait_for(self.task, STOP_S)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
@@ -194,7 +195,11 @@ class Child:
     async def stop(self) -> int:
         if self.popen.poll() is None:
             self.popen.terminate()
-        return await asyncio.to_thread(self.popen.wait)
+        try:
+            return await asyncio.to_thread(self.popen.wait, STOP_S)
+        except TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the dispatcher did not stop; see {self.log}") from None
 
 
 class World:
@@ -261,7 +266,7 @@ class World:
 
     async def close(self) -> None:
         for one in self._running:
-            with contextlib.suppress(AssertionError):
+            with contextlib.suppress(AssertionError, TimeoutError):
                 await one.stop()
         await self.database.dispose()
         await self.queue.close()
