@@ -103,6 +103,7 @@ async def test_dispatchers_killed_again_and_again(
     await kill_rounds(world, until, rounds=8, each=900)
 
 
+@pytest.mark.soak
 async def test_two_dispatchers_one_killed_the_other_finishes(
     make_world: MakeWorld, smsc_process: Smsc, until: Callable
 ) -> None:
@@ -205,6 +206,7 @@ async def test_valkey_killed_and_its_data_deleted(
     await valkey_round(world, until, fault)
 
 
+@pytest.mark.soak
 async def test_valkey_flushed_without_a_restart(
     make_world: MakeWorld, smsc_process: Smsc, engines: Any, until: Callable
 ) -> None:
