@@ -204,7 +204,6 @@ class Recorder:
             allowed=pack.retry_unknown,
             attempt=work.attempt,
             now_s=now_s,
-            created_s=ids.created_at(tag.message_id),
             expires_s=pack.expires_at,
             jitter=random.random(),  # noqa: S311 - spreads load, guards nothing
         )

@@ -14,10 +14,12 @@ import msgspec
 from app.domain.message import Category, State
 
 MAX_REFUSALS = 8  # explicit refusals before we give up; what never left us is tried until it expires
-MAX_NOT_SENT_S = 86_400  # ... or for this long
+MAX_NOT_SENT = 4_000  # ... or, without an expiry, so often: a day, at NOT_SENT_LIMIT_S. Waiting doesn't count
+MAX_ATTEMPTS = 32_000  # whatever the expiry: a week, and what the journal can count
 MAX_UNKNOWN_RETRIES = 2
 BACKOFF_FIRST_S = 1.0
 BACKOFF_LIMIT_S = 60.0
+NOT_SENT_LIMIT_S = 30.0  # the carrier was not bothered: be back soon after it is
 UNKNOWN_DELAY_S = 5.0  # before an OTP of unknown fate goes again: its receipt may come first
 
 Kind = Literal["accepted", "again", "unknown", "rejected"]
@@ -56,9 +58,9 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     again_s: float | None = None
 
 
-def backoff_s(attempt: int, jitter: float) -> float:
-    """Exponential from 1 s to 60 s, spread by `jitter` (0 to 1) over the upper half."""
-    full = min(BACKOFF_LIMIT_S, BACKOFF_FIRST_S * 2 ** min(attempt - 1, 10))
+def backoff_s(attempt: int, jitter: float, limit_s: float = BACKOFF_LIMIT_S) -> float:
+    """Exponential from 1 s to the limit, spread by `jitter` (0 to 1) over the upper half."""
+    full = min(limit_s, BACKOFF_FIRST_S * 2 ** min(attempt - 1, 10))
     return full * (0.5 + 0.5 * jitter)
 
 
@@ -67,19 +69,18 @@ def after_refusal(
     reason: str,
     attempt: int,
     now_s: float,
-    created_s: float,
     expires_s: float | None,
     left_us: bool,
     delay_s: float | None,
     jitter: float,
 ) -> Verdict:
     """A segment was explicitly refused (`left_us`), or no byte of it left: may it go again, and when."""
-    wait = delay_s if delay_s is not None else backoff_s(attempt if left_us else 1, jitter)
+    limit_s = BACKOFF_LIMIT_S if left_us else NOT_SENT_LIMIT_S
+    wait = delay_s if delay_s is not None else backoff_s(attempt, jitter, limit_s)
     if expires_s is not None and now_s + wait >= expires_s:
         return Verdict(State.expired, reason)
-    if left_us and attempt >= MAX_REFUSALS:
-        return Verdict(State.failed, reason)
-    if not left_us and expires_s is None and now_s - created_s > MAX_NOT_SENT_S:
+    most = MAX_REFUSALS if left_us else MAX_NOT_SENT if expires_s is None else MAX_ATTEMPTS
+    if attempt >= most:
         return Verdict(State.failed, reason)
     return Verdict(State.queued, reason, wait)
 
@@ -108,7 +109,6 @@ def conclude(
     allowed: bool,
     attempt: int,
     now_s: float,
-    created_s: float,
     expires_s: float | None,
     jitter: float,
 ) -> Conclusion:
@@ -138,7 +138,6 @@ def conclude(
             reason=worst.reason,
             attempt=attempt,
             now_s=now_s,
-            created_s=created_s,
             expires_s=expires_s,
             left_us=worst.sent,
             delay_s=worst.delay_s,

@@ -173,7 +173,6 @@ class _Settlement:
             allowed=pack.retry_unknown,
             attempt=parcel.attempt,
             now_s=self.now_s if lost else max(at_s for _, _, at_s in known.values()),
-            created_s=ids.created_at(message_id),
             expires_s=pack.expires_at,
             jitter=0.5,
         )
