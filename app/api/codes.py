@@ -20,6 +20,7 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
         "invalid_request": "The request is not valid",
         "request_too_large": "The body is over the size limit",
         "unsupported_media_type": "The content type is not one that this route reads",
+        "request_timeout": "The body did not arrive in time",
         "incomplete_body": "The body ended early",
         "not_found": "There is no such thing",
         "method_not_allowed": "The method is not allowed here",

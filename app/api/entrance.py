@@ -1,15 +1,17 @@
 """The outermost layer: counts, bounds and times every request, and serves the hot routes without the framework.
 
-Guarantees: at most MAX_REQUESTS_IN_FLIGHT requests and MAX_BYTES_IN_FLIGHT bytes of bodies are worked on at
-once, what is over gets a 503 with Retry-After; a body over its route's limit is refused while it comes in,
-not after; a client that goes away in mid-body leaves nothing behind; every error is a problem.
+Guarantees: a key is checked before a byte of the body is read, and before the request counts as in flight;
+at most MAX_REQUESTS_IN_FLIGHT requests and MAX_BYTES_IN_FLIGHT bytes of bodies are worked on at once, what is
+over gets a 503 with Retry-After; a body over its route's limit is refused while it comes in, not after, and
+one that stalls is given up; a client that goes away in mid-body leaves nothing behind; every error is a
+problem.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -18,6 +20,8 @@ from fastapi import FastAPI, HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from app.api import limits
+from app.api.admission import ALWAYS, Paced, Slots, public_kind
+from app.api.auth import Caller
 from app.api.context import Context
 from app.api.problems import Problem, problem_of
 
@@ -30,6 +34,7 @@ _NAMES = {
     b"content-length": "content_length",
     b"content-encoding": "content_encoding",
     b"idempotency-key": "idempotency_key",
+    b"transfer-encoding": "transfer_encoding",
 }
 
 
@@ -45,6 +50,12 @@ class Headers(msgspec.Struct, gc=False):
     content_length: bytes | None = None
     content_encoding: bytes | None = None
     idempotency_key: bytes | None = None
+    transfer_encoding: bytes | None = None
+
+    @property
+    def announces_body(self) -> bool:
+        """Whether a body follows (RFC 9112, 6.3)."""
+        return self.transfer_encoding is not None or self.content_length not in (None, b"0")
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -56,31 +67,33 @@ class Answer(msgspec.Struct, gc=False):
 
 
 class Request:
-    """One request to a hot route. Its body counts against the process' bytes in flight until it is answered."""
+    """One request to a hot route, by `caller`. Its body counts against the process' bytes in flight until it is
+    answered."""
 
-    __slots__ = ("_context", "_held", "_receive", "complete", "headers", "path", "query")
+    __slots__ = ("_context", "_held", "_receive", "caller", "headers", "path", "query")
 
-    def __init__(self, scope: Scope, receive: Receive, context: Context) -> None:
+    def __init__(
+        self, scope: Scope, headers: Headers, receive: Paced, context: Context, caller: Caller
+    ) -> None:
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
-        self.headers = _headers(scope)
-        self.complete = False
+        self.headers = headers
+        self.caller = caller
         self._receive = receive
         self._context = context
         self._held = 0
 
     async def chunks(self, limit: int) -> Any:
-        """The body as it comes. Raises Problem (413, 503), Disconnected."""
+        """The body as it comes. Raises Problem (408, 413, 503), Disconnected."""
         declared = self.headers.content_length
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
         size = 0
-        while not self.complete:
+        while not self._receive.complete:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise Disconnected
             chunk = message.get("body", b"")
-            self.complete = not message.get("more_body", False)
             size += len(chunk)
             if size > limit:
                 raise _too_large(limit)
@@ -109,16 +122,6 @@ class Request:
         """The request is answered."""
         self._context.metrics.bytes_in_flight -= self._held
         self._held = 0
-
-    async def linger(self) -> None:
-        """Read what is left of a refused body, within bounds, so that the client gets to read its answer."""
-        left = LINGER_BYTES
-        while not self.complete and left > 0:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                return
-            self.complete = not message.get("more_body", False)
-            left -= len(message.get("body", b""))
 
     def demand_json(self) -> None:
         """415 for a body that isn't declared as JSON; one that is undeclared passes."""
@@ -152,63 +155,110 @@ class Application(FastAPI):
     def __init__(self, *, hot: Mapping[tuple[str, str], Hot], **options: Any) -> None:
         super().__init__(**options)
         self._hot = dict(hot)
+        self._slots = Slots()
         self.state.hot = frozenset(hot)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
-        context: Context = self.state.context
-        metrics = context.metrics
+        metrics = self.state.context.metrics
         started = time.perf_counter()
-        status = 500
-        metrics.in_flight += 1
         hot = self._hot.get((scope["method"], scope["path"]))
+        status = 500
         try:
-            if metrics.in_flight > limits.MAX_REQUESTS_IN_FLIGHT and scope["path"] not in _ALWAYS:
-                problem = Problem(
-                    503, "overloaded", "too many requests are being served", headers={"retry-after": "1"}
-                )
-                status = 503
-                await _send(send, _answer(problem))
-            elif hot is not None:
-                status = await self._serve(hot, Request(scope, receive, context), context, send)
-            else:
-
-                async def watched(message: Message) -> None:
-                    nonlocal status
-                    if message["type"] == "http.response.start":
-                        status = message["status"]
-                    await send(message)
-
-                await super().__call__(scope, bounded(receive, scope), watched)
+            status = await self._admitted(hot, scope, receive, send)
         except Disconnected:
             status = 499
         finally:
-            metrics.in_flight -= 1
             route = scope["path"] if hot is not None else _route(scope)
             metrics.request(scope["method"], route, status, time.perf_counter() - started)
 
-    async def _serve(self, hot: Hot, request: Request, context: Context, send: Send) -> int:
+    async def _admitted(self, hot: Hot | None, scope: Scope, receive: Receive, send: Send) -> int:
+        """Check the key, take a slot, serve; the answer's status."""
+        context: Context = self.state.context
+        if scope["path"] in ALWAYS:
+            return await self._framework(scope, receive, send)
+        headers = _headers(scope)
+        paced = Paced(receive, has_body=headers.announces_body)
+        public = public_kind(scope["path"])
+        holder: Hashable = public
+        caller = None
         try:
-            answer = await hot(request, context)
-        except (Disconnected, asyncio.CancelledError):
-            raise
+            if public is None:
+                caller = await context.authenticator.authenticate(headers.authorization)
+                holder = caller.key_id
+                scope["volley.caller"] = caller
+            self._slots.take(holder, public=public is not None)
         except Exception as error:
-            answer = _answer(problem_of(error))
+            return await _answered(_answer(problem_of(error)), paced, send)
+        context.metrics.in_flight += 1
+        try:
+            if hot is None or caller is None:
+                return await self._framework(scope, _closing(paced), send)
+            answer = await _served(hot, Request(scope, headers, paced, context, caller), context)
         finally:
-            request.let_go()
-        if request.complete:
-            await _send(send, answer)
-            return answer.status
-        await _send(send, answer, more=True)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(request.linger(), LINGER_S)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            context.metrics.in_flight -= 1
+            self._slots.release(holder, public=public is not None)
+        return await _answered(answer, paced, send)
+
+    async def _framework(self, scope: Scope, receive: Receive, send: Send) -> int:
+        status = 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        await super().__call__(scope, bounded(receive, scope), watched)
+        return status
+
+
+async def _served(hot: Hot, request: Request, context: Context) -> Answer:
+    try:
+        return await hot(request, context)
+    except (Disconnected, asyncio.CancelledError):
+        raise
+    except Exception as error:
+        return _answer(problem_of(error))
+    finally:
+        request.let_go()
+
+
+async def _answered(answer: Answer, body: Paced, send: Send) -> int:
+    """Send the answer. Of a body that isn't whole, read what is left, within bounds, so that the client gets to
+    read its answer; then close the connection."""
+    if body.complete:
+        await _send(send, answer)
         return answer.status
+    await _send(send, answer, more=True)
+    if not body.late:
+        with suppress(TimeoutError, Problem):
+            await asyncio.wait_for(_linger(body), LINGER_S)
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    return answer.status
 
 
-_ALWAYS = frozenset(("/healthz", "/readyz", "/metrics"))
+async def _linger(body: Paced) -> None:
+    left = LINGER_BYTES
+    while not body.complete and left > 0:
+        message = await body()
+        if message["type"] == "http.disconnect":
+            return
+        left -= len(message.get("body", b""))
+
+
+def _closing(body: Paced) -> Receive:
+    """`body` for the framework, which passes on its own kind of exception alone."""
+
+    async def receiving() -> Message:
+        try:
+            return await body()
+        except Problem as problem:
+            raise HTTPException(problem.status, headers=dict(problem.headers or {})) from None
+
+    return receiving
 
 
 def bounded(receive: Receive, scope: Scope) -> Receive:
@@ -251,7 +301,7 @@ async def _send(send: Send, answer: Answer, *, more: bool = False) -> None:
         ]
         if "content-type" not in answer.headers:
             headers.append((b"content-type", b"application/json"))
-    if more:
+    if more and not any(name == b"connection" for name, _ in headers):
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": more})

@@ -11,7 +11,13 @@ MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 MAX_UPLOAD_BYTES: Final = 2 * 1024 * 1024 * 1024
 MAX_RECORD_BYTES: Final = 64 * 1024  # one row of an upload
 MAX_BYTES_IN_FLIGHT: Final = 256 * 1024 * 1024  # of bodies being read and worked on, in one process
-MAX_REQUESTS_IN_FLIGHT: Final = 2_000  # in one process
+MAX_REQUESTS_IN_FLIGHT: Final = 2_000  # with a known key, in one process; half of them by one key
+MAX_PUBLIC_IN_FLIGHT: Final = 500  # without a key, of one kind: callbacks, console, pages
+
+# a body on its way in
+BODY_IDLE_S: Final = 10.0  # without a byte
+BODY_ALLOWANCE_S: Final = 20.0  # of waiting that a body's bytes did not earn
+MIN_BODY_BYTES_PER_S: Final = 1024  # what earns a second of waiting
 
 # JSON
 MAX_DEPTH: Final = 64

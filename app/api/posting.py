@@ -42,7 +42,7 @@ DUE_STEP_S = 0.1  # messages due at once share a due time, so that they can shar
 
 async def post_message(request: Request, context: Context) -> Answer:
     """One message."""
-    caller = await context.authenticator.authenticate(request.headers.authorization)
+    caller = request.caller
     caller.demand("send")
     request.demand_json()
     key = checked_key(header_text(request.headers.idempotency_key))
@@ -98,7 +98,7 @@ def _stored_posted(message_id: bytes, state: wire.OpenState, segments: int) -> b
 
 async def post_batch(request: Request, context: Context) -> Answer:
     """One text to many recipients."""
-    caller = await context.authenticator.authenticate(request.headers.authorization)
+    caller = request.caller
     caller.demand("send")
     request.demand_json()
     key = checked_key(header_text(request.headers.idempotency_key))

@@ -55,7 +55,7 @@ class Progress(msgspec.Struct):
 
 async def post_upload(request: Request, context: Context) -> Answer:
     """A file of recipients."""
-    caller = await context.authenticator.authenticate(request.headers.authorization)
+    caller = request.caller
     caller.demand("send")
     key = checked_key(posting.header_text(request.headers.idempotency_key))
     media = (request.headers.content_type or b"").partition(b";")[0].strip().lower()

@@ -232,3 +232,103 @@ async def test_the_process_serves_and_stops_on_sigterm(api, postgres_url, redis_
     assert (await api.get(accepted["url"])).status == 200
     assert "Traceback" not in log
     assert "+1202" not in log
+
+
+async def _half_sent(api: Api, path: str, key: str | None, body: bytes = b"{") -> tuple:
+    """A POST that announces 100 bytes and sends fewer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+    if key is not None:
+        head += f"Authorization: Bearer {key}\r\n"
+    writer.write(head.encode() + b"\r\n" + body)
+    await writer.drain()
+    return reader, writer
+
+
+UNKNOWN = (None, "vk_unknown")
+
+
+@pytest.mark.parametrize("key", UNKNOWN)
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/templates", "/v1/nowhere"])
+async def test_without_a_known_key_the_answer_comes_before_the_body(api, path, key):
+    reader, writer = await _half_sent(api, path, key)
+    line = await asyncio.wait_for(reader.readline(), 5)
+    assert b" 401 " in line
+    writer.close()
+
+
+async def test_strangers_take_no_slot_from_those_who_have_a_key(api, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_REQUESTS_IN_FLIGHT", 4)
+    monkeypatch.setattr(limits, "MAX_PUBLIC_IN_FLIGHT", 4)
+    paths = ["/v1/templates", "/v1/messages", "/v1/callbacks/nobody/x", "/console/sign-in"]
+    held = [await _half_sent(api, path, None) for path in paths * 6]
+    try:
+        assert (await api.post("/v1/messages", api.message())).status == 202
+        assert (await api.post("/v1/templates", {"name": "x"})).status == 422
+    finally:
+        for _, writer in held:
+            writer.close()
+
+
+async def test_one_key_holds_at_most_half_of_the_slots(api, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_REQUESTS_IN_FLIGHT", 4)
+    other = await api.tenant("of the other half")
+    held = [await _half_sent(api, "/v1/templates", api.key) for _ in range(2)]
+    try:
+        while "requests_in_flight 2.0" not in (await api.get("/metrics")).raw.decode():
+            await asyncio.sleep(0.01)
+        full = await api.post("/v1/messages", api.message())
+        assert (full.status, full.code, full.headers["retry-after"]) == (429, "rate_limited", "1")
+        assert (await api.get("/v1/messages", key=other)).status == 200
+    finally:
+        for _, writer in held:
+            writer.close()
+    while "requests_in_flight 0.0" not in (await api.get("/metrics")).raw.decode():
+        await asyncio.sleep(0.01)
+    assert (await api.post("/v1/messages", api.message())).status == 202
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/templates", "/console/sign-in"])
+async def test_a_body_that_stalls_is_a_408_and_the_connection_ends(api, monkeypatch, path):
+    monkeypatch.setattr(limits, "BODY_IDLE_S", 0.05)
+    reader, writer = await _half_sent(api, path, api.key)
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"request_timeout" in answer
+    assert b"connection: close" in answer.lower()
+    writer.close()
+
+
+async def test_a_body_that_trickles_is_a_408(api, monkeypatch):
+    monkeypatch.setattr(limits, "BODY_ALLOWANCE_S", 0.2)
+    reader, writer = await _half_sent(api, "/v1/messages", api.key)
+
+    async def trickle() -> None:
+        for _ in range(90):
+            await asyncio.sleep(0.03)
+            writer.write(b" ")
+
+    trickling = asyncio.create_task(trickle())
+    line = await asyncio.wait_for(reader.readline(), 2)
+    trickling.cancel()
+    assert b" 408 " in line
+    writer.close()
+
+
+async def test_a_body_that_keeps_its_pace_may_take_longer_than_any_allowance(api, monkeypatch):
+    monkeypatch.setattr(limits, "BODY_ALLOWANCE_S", 0.2)
+    monkeypatch.setattr(limits, "MIN_BODY_BYTES_PER_S", 100)
+
+    async def rows():
+        yield b"to\n"
+        for n in range(20):
+            await asyncio.sleep(0.04)
+            yield b"+1202555%04d\n" % (100 + n)
+
+    reply = await api.call(
+        "POST",
+        "/v1/batches/upload?category=transactional&body=Hi",
+        data=rows(),
+        headers={"content-type": "text/csv"},
+    )
+    assert reply.status == 202
