@@ -26,6 +26,14 @@ AWAY = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
 )
+# What a value raises that PostgreSQL or its driver can't take: the same again would fail again.
+UNSTORABLE = (
+    asyncpg.DataError,
+    asyncpg.ProgramLimitExceededError,
+    ValueError,  # UnicodeError and msgspec's errors are some
+    TypeError,
+    OverflowError,
+)
 
 
 def sqlalchemy_url(database_url: str) -> str:

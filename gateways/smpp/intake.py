@@ -23,6 +23,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
+from gateways import cleaning
 from gateways.base import Inbound, Receipt, Sink
 from gateways.smpp import pdu
 from gateways.smpp.reassembly import Complete, Reassembler
@@ -152,7 +153,7 @@ class Intake:
     def _add_texts(self, completed: Sequence[Complete]) -> None:
         for text in completed:
             self.counters.inbound += 1
-            self._inbound.add(text.inbound, text.deliveries)
+            self._inbound.add(cleaning.inbound(text.inbound), text.deliveries)
 
     def _start(self) -> None:
         self._receipts.start()

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, tzinfo
 from typing import Literal, get_args
 
+from app.domain.storable import moment
 from gateways.base import Receipt
 from gateways.smpp import pdu
 
@@ -176,8 +177,8 @@ class ReceiptReader:
         except KeyError:
             if len(self._dates) >= _DATES_KEPT:
                 self._dates.clear()
-            moment = self._dates[written] = _parse_date(written, self._zone)
-            return moment
+            instant_s = self._dates[written] = _parse_date(written, self._zone)
+            return instant_s
 
 
 def _field(octets: bytes) -> str:
@@ -228,6 +229,6 @@ def _parse_date(written: bytes, zone: tzinfo) -> float | None:
     parts = [int(rest[i : i + 2]) for i in range(0, len(rest), 2)] + [0]
     try:
         local = datetime(year, parts[0], parts[1], parts[2], parts[3], parts[4], tzinfo=zone)
-    except ValueError:
+        return moment(float(calendar.timegm(local.utctimetuple())))
+    except (ValueError, OverflowError):  # the year 0 or 1
         return None
-    return float(calendar.timegm(local.utctimetuple()))
