@@ -114,10 +114,10 @@ def _attempt(attempt: messages.Attempt, gateways: dict[int, str]) -> wire.Attemp
 def batch_view(batch: batches.Batch, counts: batches.Counts) -> wire.Batch:
     """A batch with its counts."""
     shown = _shown(batch, counts)
-    final = sum(n for state, n in counts.by_state.items() if state.final)
-    open_ = sum(n for state, n in counts.by_state.items() if not state.final)
+    books = _accounting(batch, counts)
+    final, complete = books.final, batch.total and not books.open and not books.difference
     state: str = batch.state.name
-    if batch.state in (BatchState.running, BatchState.paused) and final == batch.total and batch.total:
+    if batch.state in (BatchState.running, BatchState.paused) and complete:
         state = "completed"
     upload = batch.upload
     return wire.Batch(
@@ -133,7 +133,7 @@ def batch_view(batch: batches.Batch, counts: batches.Counts) -> wire.Batch:
         total=batch.total,
         rejected=batch.rejected,
         counts=shown,
-        accounting=wire.Accounting(batch.total, final, open_, batch.total - final - open_),
+        accounting=books,
         progress=round(final / batch.total, 4) if batch.total else 0.0,
         scheduled_at=batch.scheduled_at,
         expires_at=batch.expires_at,
@@ -146,6 +146,16 @@ def batch_view(batch: batches.Batch, counts: batches.Counts) -> wire.Batch:
         sealed_at=batch.sealed_at,
         rejections_url=f"/v1/batches/{batch.id}/rejections",
     )
+
+
+def _accounting(batch: batches.Batch, counts: batches.Counts) -> wire.Accounting:
+    """`difference` is what the states don't account for, or what they count below nothing if that is more: a move that was
+    counted twice takes one state up and another down, and would hide in the sum."""
+    final = sum(n for state, n in counts.by_state.items() if state.final)
+    open_ = sum(n for state, n in counts.by_state.items() if not state.final)
+    below = -sum(n for n in counts.by_state.values() if n < 0)
+    missing = batch.total - final - open_
+    return wire.Accounting(batch.total, final, open_, missing if abs(missing) >= below else below)
 
 
 def _shown(batch: batches.Batch, counts: batches.Counts) -> wire.StateCounts:

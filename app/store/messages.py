@@ -23,6 +23,7 @@ from app.domain.message import State
 from app.domain.pack import Entry, Pack, decode_pack, indexes_of
 from app.store.batches import BatchState
 from app.store.intake import TALLY_COLUMNS, as_uuid, at, signed
+from app.store.webhooks import Change, Publisher
 
 HANDED_OVER = int(State.submitting)  # the kind of an attempt that went to a gateway
 ACCEPTED, REJECTED, REPEAT, UNKNOWN = 1, 2, 3, 4  # kinds of outcomes
@@ -361,8 +362,8 @@ async def gateway_names(driver: asyncpg.Connection) -> dict[int, str]:
 
 
 async def cancel(driver: asyncpg.Connection, message: Stored, reason: str, now_s: float) -> bool:
-    """Stop one message that waits; False when it is too late (handed over, or about to be). In the
-    caller's transaction. The stop takes the attempt's key, so either it or the text wins."""
+    """Stop one message that waits, and tell of it; False when it is too late (handed over, or about to be). In
+    the caller's transaction. The stop takes the attempt's key, so either it or the text wins."""
     index = message.entry.index
     row = await _open_parcel(driver, message.pack_id, index)
     if row is None or row["lease_id"] is not None:
@@ -391,6 +392,8 @@ async def cancel(driver: asyncpg.Connection, message: Stored, reason: str, now_s
         records=[_cancelled_tally(message.pack, now)],
         columns=TALLY_COLUMNS,
     )
+    change = Change(message.pack.tenant_id, message.id, State.cancelled, reason)
+    await Publisher().publish(driver, [change], now_s)
     return True
 
 

@@ -181,6 +181,33 @@ async def test_counts_follow_the_tallies_and_the_roll_up(api):
     assert (await api.get(url)).json["accounting"]["difference"] == 6
 
 
+@pytest.mark.parametrize(
+    ("moves", "difference", "state"),
+    [
+        ([(2, 10, 3)], 0, "completed"),
+        ([(2, 10, 3), (4, 10, 1)], 1, "running"),  # one too many: a hole elsewhere hides it in the sum
+        ([(2, 10, 3), (4, 5, 1)], 1, "running"),  # all are final, and yet one is open
+        ([(2, 10, 2), (4, 5, 1)], 1, "running"),
+        ([(None, 10, 3)], -3, "running"),  # more than were accepted
+        ([(2, 10, 3), (10, 5, 2), (4, 5, 1)], 1, "running"),
+    ],
+)
+async def test_the_accounting_can_fail(api, moves, difference, state):
+    url = (await api.post("/v1/batches", api.batch(recipients(3)))).json["url"]
+    for before, to, n in moves:
+        await api.fetch(
+            "INSERT INTO tallies (tenant_id, batch_id, region, category, from_state, to_state, n, at) "
+            "VALUES ($1, $2, 'US', 2, $3, $4, $5, now())",
+            api.tenant_id,
+            url.rpartition("/")[2],
+            before,
+            to,
+            n,
+        )
+    batch = (await api.get(url)).json
+    assert (batch["accounting"]["difference"], batch["state"]) == (difference, state)
+
+
 async def test_batches_are_listed_newest_first_by_pages(api):
     key = await api.tenant("pages")
     made = [

@@ -295,6 +295,19 @@ async def test_a_waiting_message_is_cancelled_once_and_for_all(api):
     assert await api.fetch("SELECT 1 FROM parcels WHERE pack_id = $1", pack_of(url)) == []
 
 
+async def test_a_cancelled_message_is_told_of(api):
+    key = await api.tenant("tells")
+    asked = {"url": "https://e.example/", "events": ["message.cancelled"]}
+    endpoint = await api.post("/v1/webhooks", asked, key=key)
+    assert endpoint.status == 201, endpoint.raw
+    message = api.message(scheduled_at=after(hours=1), sender="12025550199")
+    url = (await api.post("/v1/messages", message, key=key)).json["url"]
+    for _ in range(2):
+        assert (await api.post(f"{url}/cancel", key=key)).status == 200
+    told = await api.fetch("SELECT event FROM webhook_deliveries WHERE message_id = $1", url[13:])
+    assert [row["event"] for row in told] == ["message.cancelled"]
+
+
 async def test_cancelling_one_of_a_pack_leaves_the_others(api):
     batch = await api.post(
         "/v1/batches",
