@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from typing import Any
@@ -14,9 +15,11 @@ from gateways.sandbox.behaviour import Behaviour, changed
 from gateways.sandbox.ledger import DEFAULT_LIMIT
 from gateways.sandbox.server import Sandbox, Settings
 
+_log = logging.getLogger(__name__)
+
 
 def main(argv: list[str]) -> int:
-    """Run a sandbox until SIGINT or SIGTERM; gives the exit status."""
+    """Run a sandbox until SIGINT or SIGTERM; gives the exit status. It logs as its caller has configured."""
     parser = _parser()
     given = parser.parse_args(argv)
     try:
@@ -38,7 +41,7 @@ async def _run(settings: Settings) -> None:
     sandbox = Sandbox(settings)
     await sandbox.start()
     control = f", control API on port {sandbox.control_port}" if sandbox.control_port is not None else ""
-    print(f"sandbox SMSC on {settings.host} port {sandbox.port}{control}", flush=True)
+    _log.info("sandbox SMSC on %s port %d%s", settings.host, sandbox.port, control)
     try:
         await stopped.wait()
     finally:

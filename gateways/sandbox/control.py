@@ -10,6 +10,9 @@
 | POST /mo {"from": "+1…", "to": "…", "text": "STOP", "system_id": "…"} | a text from a person |
 | POST /cut | drop every connection |
 | POST /reset | counters, ledger and behaviour as at the start |
+| GET /healthz | 200 while the process lives |
+| GET /readyz | 200 while SMPP connections are taken, else 503 |
+| GET /metrics | the counters as Prometheus' text |
 
 Errors are `{"error": "…"}` with status 400.
 """
@@ -22,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
+
+from gateways.sandbox import metrics
 
 if TYPE_CHECKING:
     from gateways.sandbox.server import Sandbox
@@ -77,6 +82,26 @@ def application(sandbox: Sandbox) -> web.Application:
         smsc.reset()
         return _json({})
 
+    exporter = metrics.Exporter(smsc)
+
+    async def healthz(_: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        listening = sandbox.listening
+        body = {
+            "status": "ok" if listening else "unavailable",
+            "checks": {"smpp": "ok" if listening else "down"},
+        }
+        return web.Response(
+            status=200 if listening else 503, body=_encode(body), content_type="application/json"
+        )
+
+    async def exposition(_: web.Request) -> web.Response:
+        return web.Response(
+            body=exporter.render(), headers={"Content-Type": f"{metrics.CONTENT_TYPE}; charset=utf-8"}
+        )
+
     app = web.Application(middlewares=[_errors])
     app.add_routes(
         [
@@ -88,6 +113,9 @@ def application(sandbox: Sandbox) -> web.Application:
             web.post("/mo", inbound),
             web.post("/cut", cut),
             web.post("/reset", reset),
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/metrics", exposition),
         ]
     )
     return app

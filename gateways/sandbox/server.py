@@ -58,6 +58,11 @@ class Sandbox:
         self._checker: asyncio.Task[None] | None = None
         self._reference = 0
 
+    @property
+    def listening(self) -> bool:
+        """Whether SMPP connections are taken."""
+        return self._server is not None and self._server.is_serving()
+
     async def start(self) -> None:
         """Listen. Raises OSError when a port is taken."""
         loop = asyncio.get_running_loop()

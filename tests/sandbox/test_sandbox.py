@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import struct
 import subprocess
 import sys
 
 import aiohttp
+import msgspec
 import pytest
 
 from gateways.sandbox import Behaviour, Sandbox, Settings
@@ -386,6 +388,21 @@ async def test_stats_and_ledger(control, esme):
     assert (await fetch(control.get("/peak?to=84")))[1] == {"peak_per_second": 1}
 
 
+async def test_health_readiness_and_metrics(control, sandbox, esme):
+    esme.submit("84901234567")
+    await esme.answers(1)
+    async with control.get("/metrics") as reply:
+        assert reply.status == 200
+        assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+        lines = (await reply.text()).splitlines()
+    assert "volley_sandbox_accepted_total 1.0" in lines
+    assert 'volley_sandbox_binds{system_id="volley"} 1.0' in lines
+    assert await fetch(control.get("/healthz")) == (200, {"status": "ok"})
+    assert (await fetch(control.get("/readyz")))[0] == 200
+    sandbox._server.close()  # the SMPP port alone
+    assert await fetch(control.get("/readyz")) == (503, {"status": "unavailable", "checks": {"smpp": "down"}})
+
+
 async def test_behaviour_mo_cut_and_reset(control, sandbox, esme):
     status, behaviour = await fetch(control.post("/behaviour", json={"rate": 7}))
     assert (status, behaviour["rate"]) == (200, 7)
@@ -433,6 +450,24 @@ async def test_its_own_process(sandbox):
         assert (await esme.receipt())["stat"] == "UNDELIV"
         process.send_signal(signal.SIGTERM)
         assert await process.wait() == 0
+
+
+def test_as_a_role_it_says_where_it_listens_in_a_log_line():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "sandbox", "--port", str(port), "--control-port", "-1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        line = msgspec.json.decode(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+    assert (line["level"], line["role"]) == ("info", "sandbox")
+    assert str(port) in line["message"]
 
 
 def test_its_command_line_names_what_makes_no_sense(capsys):
