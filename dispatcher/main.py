@@ -7,6 +7,7 @@ claims nothing more, waits for the answers in flight, records them, and ends its
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -40,8 +41,12 @@ from dispatcher.worker import Dispatcher
 from gateways.base import Inbound, Outcome, Receipt, Submission
 
 HEARTBEAT_S = 1.0
+HOLD_CHECK_S = 0.25  # between looks whether the connection with our lease's lock is there
+HOLD_RETRY_S = 0.1
 SHOW_EVERY_S = 1.0
 JOIN_RETRY_S = 0.2
+JOIN_LIMIT_S = 5.0
+STAYED_S = 10.0  # attached for so long: what comes next is another fault
 RECORD_S = 5.0  # for the last outcomes to be committed
 CYCLES_END_S = 1.0  # for what was claimed to be handed over or given back
 BINDS_EVERY_S = 2.0
@@ -91,13 +96,14 @@ class Process:
         """`packs` None: the country rules that come with Volley."""
         self.settings = settings
         self.packs = packs or Packs.load()
-        self.database = Database(database_url, pool=12, name="volley dispatch")
+        self.database = Database(database_url, pool=13, name="volley dispatch")
         self.queue = Queue(redis_url)
         self.metrics = Metrics()
         self.hub = Hub()
         self.hub.process = self
         self.exit_code = 0
         self.stopping = asyncio.Event()
+        self._binds_freed = asyncio.Event()
         self._beaten_at = time.monotonic()
         self._tasks: list[asyncio.Task[Any]] = []
 
@@ -123,17 +129,27 @@ class Process:
         )
         self.hub.recorder, self.hub.receiver = self.recorder, self.receiver
         self.hub.dispatcher = self.dispatcher
+        self._start(self._hold_lease())
+        self._start(self._heartbeat())  # opening gateways may take longer than the silence of the dead
         self.recorder.start().add_done_callback(self._ended)
         await self._refresh()
         runner = await self._serve()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
-        sweeper = Sweeper(database, queue, self.receiver, metrics, publisher, horizon_s=receipts.HORIZON_S)
+        sweeper = Sweeper(
+            database,
+            queue,
+            self.receiver,
+            metrics,
+            publisher,
+            lease_id=self.lease_id,
+            horizon_s=receipts.HORIZON_S,
+            on_dead=self._binds_freed.set,
+        )
         work = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
         work.add_done_callback(self._ended)
         for part in (
-            self._heartbeat(),
             self._show_status(),
             self._keep_attached(),
             self._watch_epoch(),
@@ -207,6 +223,22 @@ class Process:
 
     # Its duties
 
+    async def _hold_lease(self) -> None:
+        """Our lease's lock, on a connection of its own, for as long as we live."""
+        while True:
+            try:
+                async with self.database.driver() as driver:
+                    try:
+                        await dispatch.hold_lease(driver, self.lease_id)
+                        while True:
+                            await asyncio.sleep(HOLD_CHECK_S)
+                            await driver.fetchval("SELECT 1")
+                    finally:
+                        driver.terminate()  # the lock must not go to whom the pool gives the connection next
+            except AWAY:
+                log.warning("the lease's lock is lost with its connection; taking it again")
+            await asyncio.sleep(HOLD_RETRY_S)
+
     async def _heartbeat(self) -> None:
         while True:
             try:
@@ -243,7 +275,7 @@ class Process:
             await asyncio.sleep(SHOW_EVERY_S)
 
     async def _keep_attached(self) -> None:
-        again = False
+        again, pause_s = False, 0.0
         while True:
             self.dispatcher.lost.clear()
             try:
@@ -261,7 +293,12 @@ class Process:
             again = True
             self.metrics.gauges["attached"] = 1.0
             self.dispatcher.attached.set()
+            attached_at = time.monotonic()
             await self.dispatcher.lost.wait()
+            # A Redis that answers and refuses to write (full, or a replica) is joined and lost at once.
+            stayed = time.monotonic() - attached_at > STAYED_S
+            pause_s = 0.0 if stayed else next_pause_s(pause_s)
+            await asyncio.sleep(pause_s)
 
     async def _listen_for_work(self) -> None:
         """A new text need not wait for the next poll."""
@@ -311,7 +348,9 @@ class Process:
 
     async def _share_binds(self) -> None:
         while True:
-            await asyncio.sleep(BINDS_EVERY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._binds_freed.wait(), BINDS_EVERY_S)
+            self._binds_freed.clear()
             try:
                 await self.fleet.share_binds()
             except AWAY:
@@ -380,6 +419,11 @@ class Process:
         await runner.setup()
         await web.TCPSite(runner, self.settings.dispatcher_host, self.settings.dispatcher_port).start()
         return runner
+
+
+def next_pause_s(pause_s: float) -> float:
+    """Before Redis is joined again: twice as long each time, up to JOIN_LIMIT_S."""
+    return min(JOIN_LIMIT_S, max(JOIN_RETRY_S, 2 * pause_s))
 
 
 def run(settings: Settings) -> None:

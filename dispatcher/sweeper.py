@@ -32,14 +32,13 @@ from app.store import (
 )
 from app.store.engine import AWAY, Database
 from app.store.webhooks import Publisher
-from dispatcher import inbound
+from dispatcher import inbound, liveness
 from dispatcher.metrics import Metrics
 from dispatcher.receipts import Receiver
 from gateways.base import Inbound
 
 _LOCK = locks.SWEEPER
 TICK_S = 0.25
-SILENCE_S = 5.0  # a lease not heard of for so long is dead: heartbeats come every second
 KEEP_IDEMPOTENCY_S = 48 * 3600
 ABANDONED_S = 7 * 86_400  # an upload that was not resumed for so long
 KNOWN_PAGE = 2_000
@@ -59,8 +58,11 @@ class Sweeper:
         metrics: Metrics,
         publisher: Publisher,
         *,
+        lease_id: int,
         horizon_s: float,
+        on_dead: Callable[[], None] = lambda: None,
     ) -> None:
+        """`lease_id` is our own; `on_dead` is called when another one was declared dead."""
         self._database = database
         self._queue = queue
         self._receiver = receiver
@@ -68,7 +70,9 @@ class Sweeper:
         self._publisher = publisher
         self._horizon_s = horizon_s
         self._last: dict[str, float] = {}
-        self._leads_since = 0.0
+        self._watch = liveness.Watch(lease_id)
+        self._on_dead = on_dead
+        self._settled_to: datetime | None = None  # attempts from before are settled
         self._duties: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
             ("retake", 1.0, self._retake),
             ("roll_up", 1.0, self._roll_up),
@@ -88,17 +92,20 @@ class Sweeper:
             try:
                 async with self._database.driver() as driver:
                     if await driver.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+                        watching = asyncio.create_task(self._watch_leases())
                         try:
                             await self._lead(driver)
                         finally:
+                            watching.cancel()
+                            await asyncio.gather(watching, return_exceptions=True)
                             if not driver.is_closed():
                                 await driver.execute("SELECT pg_advisory_unlock($1)", _LOCK)
             except AWAY:
                 log.warning("the sweeper has lost PostgreSQL; trying again")
+                self._watch.interrupted(time.monotonic())
             await asyncio.sleep(TICK_S)
 
     async def _lead(self, driver: asyncpg.Connection) -> None:
-        self._leads_since = time.monotonic()
         while True:
             await driver.fetchval("SELECT 1")  # still connected, so still the only one
             for name, every_s, duty in self._duties:
@@ -114,14 +121,33 @@ class Sweeper:
                     log.exception("%s failed; it comes again", name)
             await asyncio.sleep(TICK_S)
 
+    async def _watch_leases(self) -> None:
+        """Beside the duties: a duty that takes long must not look like a stall."""
+        while True:
+            try:
+                began_s = time.monotonic()
+                async with self._database.driver() as driver:
+                    found = await dispatch.sightings(driver)
+                    for dead in self._watch.look(found, began_s, time.monotonic()):
+                        await self._end(driver, dead)
+            except AWAY:
+                self._watch.interrupted(time.monotonic())
+            except Exception:
+                log.exception("the leases could not be looked at; trying again")
+            await asyncio.sleep(liveness.LOOK_EVERY_S)
+
+    async def _end(self, driver: asyncpg.Connection, dead: dispatch.Sighting) -> None:
+        if not await dispatch.end_silent(driver, dead):
+            return
+        self._metrics.leases_retaken += 1
+        log.warning(
+            "lease %d is dead (%s): taking over its work", dead.lease_id, "hung" if dead.held else "gone"
+        )
+        self._last.pop("retake", None)
+        self._on_dead()
+
     async def _retake(self) -> None:
         async with self._database.driver() as driver:
-            # While PostgreSQL was away nobody was heard of: silence counts from when it could be broken.
-            listened = time.monotonic() - self._leads_since > SILENCE_S
-            for lease_id in await dispatch.silent_leases(driver, SILENCE_S) if listened else ():
-                if await dispatch.end_lease(driver, lease_id):
-                    self._metrics.leases_retaken += 1
-                    log.warning("lease %d is dead: taking over its work", lease_id)
             for lease_id in await dispatch.ended_with_work(driver):
                 await binds.release(driver, lease_id)
                 await self._take_over(driver, lease_id)
@@ -136,7 +162,8 @@ class Sweeper:
             back += len(page.back)
             await lanes.offer(self._queue, page.back, head=True)
         claimed = await lanes.retake(self._queue, await lanes.lanes(self._queue), lease_id)
-        await dispatch.close_lease(driver, lease_id)
+        if not await dispatch.close_lease(driver, lease_id):
+            log.info("lease %d: some of its parcels are locked; they are retaken next time", lease_id)
         log.warning(
             "lease %d: %d messages unknown, %d parcels back, %d claims back", lease_id, unknown, back, claimed
         )

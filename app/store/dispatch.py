@@ -17,6 +17,7 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 
 from app.domain.message import State
 from app.domain.pack import Parcel, bitmap, indexes_of
+from app.store import locks
 from app.store.intake import PARCEL_COLUMNS, as_uuid, at, parcel_row
 from app.store.webhooks import Change, Publisher
 
@@ -373,9 +374,27 @@ async def remember_caps(
 # Leases
 
 
+class Sighting(msgspec.Struct, frozen=True):
+    """A lease that has not ended: its last heartbeat, and whether a connection holds its lock."""
+
+    lease_id: int
+    seen_at: datetime
+    held: bool
+
+
 async def open_lease(driver: asyncpg.Connection, name: str) -> int:
     """A new incarnation."""
     return await driver.fetchval("INSERT INTO leases (name) VALUES ($1) RETURNING id", name)
+
+
+async def hold_lease(driver: asyncpg.Connection, lease_id: int) -> None:
+    """Take the lease's lock for as long as this connection lives: it is free when our process or its machine is
+    gone. Waits for an earlier connection of ours that PostgreSQL still believes in."""
+    # A machine that vanished sends no FIN. Over a Unix socket these do nothing.
+    await driver.execute(
+        "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+    )
+    await driver.execute("SELECT pg_advisory_lock($1::int, $2::int)", locks.LEASE_CLASS, lease_id)
 
 
 async def beat(driver: asyncpg.Connection, lease_id: int) -> None:
@@ -402,13 +421,30 @@ async def live_leases(driver: asyncpg.Connection) -> list[int]:
     return [r[0] for r in await driver.fetch("SELECT id FROM leases WHERE ended_at IS NULL ORDER BY id")]
 
 
-async def silent_leases(driver: asyncpg.Connection, silence_s: float) -> list[int]:
-    """Leases that have not been heard of for so long, by PostgreSQL's clock."""
-    rows = await driver.fetch(
-        "SELECT id FROM leases WHERE ended_at IS NULL AND seen_at < now() - make_interval(secs => $1)",
-        silence_s,
+_SIGHTINGS = """
+SELECT l.id, l.seen_at, EXISTS (
+    SELECT FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 2
+      AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+      AND k.classid = $1::bigint::oid AND k.objid = l.id::oid)
+FROM leases l WHERE l.ended_at IS NULL
+"""
+
+
+async def sightings(driver: asyncpg.Connection) -> list[Sighting]:
+    """Every lease that has not ended."""
+    return [Sighting(*row) for row in await driver.fetch(_SIGHTINGS, locks.LEASE_CLASS)]
+
+
+async def end_silent(driver: asyncpg.Connection, silent: Sighting) -> bool:
+    """Declare a lease over, unless it was heard of since it was seen so; False: it was, or it is over already."""
+    return (
+        await driver.execute(
+            "UPDATE leases SET ended_at = now() WHERE id = $1 AND ended_at IS NULL AND seen_at = $2",
+            silent.lease_id,
+            silent.seen_at,
+        )
+        == "UPDATE 1"
     )
-    return [r[0] for r in rows]
 
 
 async def ended_with_work(driver: asyncpg.Connection) -> list[int]:
@@ -417,9 +453,16 @@ async def ended_with_work(driver: asyncpg.Connection) -> list[int]:
     return [r[0] for r in rows]
 
 
-async def close_lease(driver: asyncpg.Connection, lease_id: int) -> None:
-    """Nothing is left under this lease."""
-    await driver.execute("UPDATE leases SET closed = true WHERE id = $1", lease_id)
+async def close_lease(driver: asyncpg.Connection, lease_id: int) -> bool:
+    """Nothing is left under this lease. False: a parcel is, somebody had it locked when it was to be retaken."""
+    return (
+        await driver.execute(
+            "UPDATE leases SET closed = true WHERE id = $1"
+            " AND NOT EXISTS (SELECT FROM parcels WHERE lease_id = $1)",
+            lease_id,
+        )
+        == "UPDATE 1"
+    )
 
 
 async def forget_leases(driver: asyncpg.Connection) -> None:

@@ -10,3 +10,4 @@ SEGMENTS = 0x766F6C6C06  # putting the states of a text's segments together
 TENANT_CLASS = 0x766F6C  # with a tenant's number: changes of that tenant's rules
 INBOUND_CLASS = 0x766F6E  # with a gateway's number: storing texts that came in
 BINDS_CLASS = 0x766F6D  # with a gateway's number: sharing its binds
+LEASE_CLASS = 0x766F6C65  # with a lease's number: held by its dispatcher for as long as it lives
