@@ -129,6 +129,17 @@ class Fleet:
                 return route.gateways
         return [name for route in self.config.routes for name in route.gateways]
 
+    def side_gateways(self, region: str, category: int) -> set[str]:
+        """The gateways that some of a lane's messages may take by another route than the lane's usual one."""
+        found = {TEST_GATEWAY}
+        for route in self.config.routes:
+            usual = route.tenant_id is None and route.to in ("*", region)
+            # a two-letter route is a country's: it holds for the lane of a region that has another name
+            elsewhere = len(region) == len(route.to) == 2 and route.to != region
+            if not usual and not elsewhere and route.category in (None, category):
+                found.update(route.gateways)
+        return found
+
     def gateways_for(self, pack: Pack, entry: Entry) -> Sequence[str]:
         """The gateways of the first route that matches, by preference; empty: there is none."""
         if pack.test:

@@ -21,7 +21,7 @@ from app.domain.pack import Entry, Parcel, narrowed
 from app.domain.recipient import to_check
 from app.queue import lanes, rules, throttles
 from app.queue.connection import EpochLost, Queue, Unavailable
-from app.store import dispatch
+from app.store import attempts, dispatch
 from app.store.engine import Database
 from app.store.intake import signed
 from app.store.parcels import HORIZON_S
@@ -41,6 +41,8 @@ MAX_PARCELS = 200
 IDLE_S = 0.5
 NO_ROUTE_S = 30.0
 PAUSED_S = 5.0
+FULL_S = 0.05  # a subqueue whose gateway had no room rests so long
+LOOK_S = 0.02  # a lane whose usual gateway has no room is looked through so often for what takes another one
 MAX_MASK_PARTS = 60
 
 log = logging.getLogger("volley.dispatcher")
@@ -91,6 +93,7 @@ class Dispatcher:
         self._stopping = False
         self._cycles: set[asyncio.Task[None]] = set()
         self._closed: dict[str, float] = {}  # throttles with nothing free, until (Unix seconds)
+        self._looked: dict[str, float] = {}  # lanes without room: when they were last looked through (Unix s)
         self._known_traces: set[int] = set()
         self._turn = 0
 
@@ -148,7 +151,7 @@ class Dispatcher:
         self._nap_s = min([IDLE_S, *(max(0.001, moment - now_s) for moment in moments)])
         if not names:
             return False
-        credit, costs = self._room(names)
+        credit, costs = self._room(names, now_s)
         if not costs:
             return False
         try:
@@ -180,7 +183,7 @@ class Dispatcher:
             out.sort(key=lambda lane: lane[-1] != "1")  # category otp
         return out
 
-    def _room(self, names: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    def _room(self, names: Sequence[str], now_s: float) -> tuple[dict[str, int], dict[str, int]]:
         """Credit by gateway, and what each lane may claim of it."""
         credit: dict[str, int] = {}
         costs: dict[str, int] = {}
@@ -190,15 +193,35 @@ class Dispatcher:
             # without one of the lane's own there may be a tenant's, or the sandbox of a test key: `_route` knows
             usual = self.fleet.lane_gateways(region, int(category))
             name = next((n for n in (*usual, *self.fleet.open) if self.fleet.usable(n)), None)
-            if name is None or f"gateway:{name}" in self._closed:
+            if name is None:
                 continue
             if name not in credit:
-                credit[name] = left[name] = self._take(self.fleet.open[name])
+                closed = f"gateway:{name}" in self._closed
+                credit[name] = left[name] = 0 if closed else self._take(self.fleet.open[name])
             if left[name] > 0:
                 several = len(names) > 1
                 costs[lane] = min(left[name], max(LEAST_CREDIT, credit[name] // 4)) if several else left[name]
                 left[name] -= costs[lane]
+                self._looked.pop(lane, None)
+            elif credit[name] == 0 and self._look(lane, name, now_s):
+                costs[lane] = LEAST_CREDIT
         return credit, costs
+
+    def _look(self, lane: str, usual: str, now_s: float) -> bool:
+        """Whether to claim a little of a lane whose usual gateway has had no room for a while: some of it may be
+        a tenant's own route's, a prefix's, or a test key's. `_untouched` lets the others rest."""
+        region, _, category = lane.rpartition(":")
+        sides = (self.fleet.usable(n) for n in self.fleet.side_gateways(region, int(category)) if n != usual)
+        if not any(side is not None and self._free(side) > 0 for side in sides):
+            return False
+        last = self._looked.get(lane)
+        if last is None or not 0 <= now_s - last <= IDLE_S:  # it has only now run out of room
+            last = self._looked[lane] = now_s
+        if now_s - last < LOOK_S:
+            self._nap_s = min(self._nap_s, LOOK_S - (now_s - last))
+            return False
+        self._looked[lane] = now_s
+        return True
 
     def _take(self, held: Open) -> int:
         """Credit of a gateway, if there is enough to be worth a cycle."""
@@ -257,8 +280,13 @@ class Dispatcher:
         now_s = self.clock()
         decisions = [self._first(parcel, now_s) for parcel in parcels]
         await self._ask(decisions, now_s)
+        lent = frozenset(name for name, n in credit.items() if n)
         whole = dict(credit)
         portions = [self._portion(d, credit, whole, now_s, decided_at + FRESH_S) for d in decisions]
+        for portion in portions:
+            # What took this cycle's credit is claimed again with the next; nothing says when another has room.
+            if portion.untouched == 0.0 and portion.open.row.name not in lent:
+                portion.untouched = now_s + FULL_S
         try:
             await self._reserve(portions, now_s)
             untouched = [p for p in portions if p.untouched is not None]
@@ -309,6 +337,7 @@ class Dispatcher:
         room = credit.get(name, 0)
         if room == 0:
             room = credit[name] = held.gateway.take(parcel.segments)
+            whole[name] = whole.get(name, 0) + room
         pack = parcel.pack
         body = template.parse(pack.body)
         validity = None if pack.expires_at is None else max(1, int(pack.expires_at - now_s))
@@ -373,6 +402,9 @@ class Dispatcher:
             if held is not None and f"gateway:{name}" not in self._closed:
                 return held, entries
         reason, wait_s = ("no_gateway", 1.0) if names else ("no_route", NO_ROUTE_S)
+        opens = [self._closed[f"gateway:{n}"] for n in names if self.fleet.usable(n)]
+        if opens:  # each one that is up has a throttle with nothing free
+            reason, wait_s = "throttled", max(0.001, min(opens) - now_s)
         if portion.held or portion.decision.stops or portion.decision.waits:
             portion.held.append((entries, now_s + wait_s, reason, False))
         else:
@@ -387,18 +419,21 @@ class Dispatcher:
             if portion.submissions:
                 limits = self.fleet.rates(portion.decision.parcel.pack, portion.open.row.name)
                 if limits:
-                    asks.append((portion, limits, portion.segments))
+                    first = portion.submissions[0]
+                    urgent = portion.decision.parcel.pack.category == Category.otp
+                    ask = throttles.Ask(
+                        limits, portion.segments, first.mask.bit_count(), first.message_id, urgent
+                    )
+                    asks.append((portion, ask))
         if not asks:
             return
-        grants = await throttles.reserve(self.queue, [(limits, wanted) for _, limits, wanted in asks])
-        for (portion, limits, wanted), grant in zip(asks, grants, strict=True):
+        grants = await throttles.reserve(self.queue, [ask for _, ask in asks])
+        for (portion, ask), grant in zip(asks, grants, strict=True):
             portion.grant = grant
-            if grant.granted < wanted:
-                self._shorten(portion, limits, grant, now_s)
+            if grant.granted < ask.wanted:
+                self._shorten(portion, ask, grant, now_s)
 
-    def _shorten(
-        self, portion: Portion, limits: list[tuple[str, int]], grant: throttles.Grant, now_s: float
-    ) -> None:
+    def _shorten(self, portion: Portion, ask: throttles.Ask, grant: throttles.Grant, now_s: float) -> None:
         """Only so many segments have tokens: the rest goes back to the head, and its lane rests."""
         until = now_s + grant.retry_ms / 1000
         keep, used = 0, 0
@@ -411,8 +446,10 @@ class Dispatcher:
         portion.submissions = portion.submissions[:keep]
         portion.open.gateway.give_back(portion.segments - used)
         portion.segments = used
-        for name, _ in limits:
-            if not name.startswith("sender:") and len(limits) == 1:
+        # A long text that waits for several tokens waits by itself: there may be one for an urgent text.
+        if len(ask.throttles) == 1 and (ask.least == 1 or keep):
+            name, _ = ask.throttles[0]
+            if not name.startswith("sender:"):
                 self._closed[name] = until
         decision = portion.decision
         if not keep and not decision.stops and not decision.waits and not portion.held:
@@ -507,6 +544,15 @@ class Dispatcher:
                     ours = await dispatch.under_lease(
                         driver, [p.decision.parcel.id for p in portions], self.lease_id
                     )
+                    attempted = await attempts.under_lease(
+                        driver,
+                        [
+                            (s.tag.message_id, p.decision.parcel.attempt)  # type: ignore[attr-defined]
+                            for p in portions
+                            for s in p.submissions
+                        ],
+                        self.lease_id,
+                    )
                 break
             except Exception:
                 log.warning("PostgreSQL can't be asked what it journalled; asking again")
@@ -514,10 +560,13 @@ class Dispatcher:
         for portion in portions:
             if portion.decision.parcel.id in ours and portion.submissions:
                 row = portion.open.row
-                work = Work(portion.decision.parcel, row.id, row.name, portion.segments)
+                # what the journal did not win was cancelled meanwhile, or is in other hands
+                won = [s for s in portion.submissions if s.tag.message_id in attempted]  # type: ignore[attr-defined]
+                segments = sum(s.mask.bit_count() for s in won)
+                work = Work(portion.decision.parcel, row.id, row.name, segments)
                 self.recorder.begin(work)
                 outcomes: list[tuple[Submission, int, Outcome]] = []
-                for submission in portion.submissions:
+                for submission in won:
                     submission.tag.work = work  # type: ignore[attr-defined]
                     outcomes += [
                         (submission, part, Retry("journal_in_doubt", sent=False))

@@ -8,8 +8,9 @@ SCAN_COUNT = 1_000
 
 
 async def mark(queue: Queue) -> None:
-    """The epoch's copy is whole; a flush of the server takes the mark with the rest."""
-    await queue.client.set(queue.key("whole"), b"1")
+    """The epoch's copy is whole since now (ms, by the server); a flush takes the mark with the rest."""
+    seconds, micros = await queue.client.time()
+    await queue.client.set(queue.key("whole"), seconds * 1000 + micros // 1000)
 
 
 async def is_whole(queue: Queue) -> bool:

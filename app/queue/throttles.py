@@ -2,7 +2,12 @@
 
 Guarantee: a token is counted from its reservation until one second after the confirmation that its bytes
 were written. The confirmation comes after the write, so the carrier never sees more than `rate` in any
-sliding second; what a dead process had reserved ages out.
+sliding second; what a dead process had reserved ages out. A new epoch knows nothing of what the one before
+it sent: it grants nothing until that is over.
+
+One exception, by nature: the segments of one text go together, so a text of more segments than the rate goes
+alone, when nothing else was sent for a second; all of it counts then. A text of several segments keeps its
+place: while it waits for its tokens, shorter ones don't take them, unless they are urgent.
 """
 
 from __future__ import annotations
@@ -11,11 +16,23 @@ from collections.abc import Sequence
 
 import msgspec
 
-from app.queue.connection import Queue
+from app.queue.connection import EpochLost, Queue
 
 WINDOW_MS = 1_000
 HOLD_MS = 5_000  # a reservation that nobody confirms is dropped after this
 BUCKET_MS = 10
+SETTLE_MS = 500  # what the epoch before had decided may leave for so long after it is over
+TURN_MS = 300  # a place in the line is kept so long after its tokens came: whoever held it may be gone
+
+
+class Ask(msgspec.Struct, gc=False):
+    """`wanted` segments of throttles (name, rate); `least` of them make up the first text, `who` is its id."""
+
+    throttles: list[tuple[str, int]]
+    wanted: int
+    least: int = 1
+    who: str = ""
+    urgent: bool = False
 
 
 class Grant(msgspec.Struct, gc=False):
@@ -31,18 +48,23 @@ def _key(queue: Queue, name: str) -> str:
     return f"v{queue.epoch}:{{throttles}}:{name}"
 
 
-async def reserve(queue: Queue, asks: Sequence[tuple[list[tuple[str, int]], int]]) -> list[Grant]:
-    """For each (throttles, segments wanted): what may go now. One round trip."""
+async def reserve(queue: Queue, asks: Sequence[Ask]) -> list[Grant]:
+    """What of each may go now: at least the whole first text, or nothing. One round trip. Raises EpochLost."""
     pipe = queue.client.pipeline(transaction=False)
-    for throttles, wanted in asks:
+    for ask in asks:
         queue.queue_script(
             pipe,
             "reserve",
-            [_key(queue, name) for name, _ in throttles],
-            [wanted, WINDOW_MS, HOLD_MS, BUCKET_MS, *(rate for _, rate in throttles)],
-        )
+            [queue.key("whole"), *(_key(queue, name) for name, _ in ask.throttles)],
+            [
+                ask.wanted, WINDOW_MS, HOLD_MS, BUCKET_MS, ask.least, ask.who, int(ask.urgent), SETTLE_MS, TURN_MS,
+                *(rate for _, rate in ask.throttles),
+            ],
+        )  # fmt: skip
     answers = await queue.execute(pipe)
-    return [Grant(ask[0], a[0], a[1], a[2]) for ask, a in zip(asks, answers, strict=True)]
+    if any(a[0] < 0 for a in answers):
+        raise EpochLost("the epoch's mark is gone")
+    return [Grant(ask.throttles, a[0], a[1], a[2]) for ask, a in zip(asks, answers, strict=True)]
 
 
 async def confirm(queue: Queue, items: Sequence[tuple[Grant, int, int]]) -> None:
