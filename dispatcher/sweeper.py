@@ -30,11 +30,12 @@ from app.store import (
     receipts,
     sweeps,
 )
-from app.store.engine import AWAY, Database
+from app.store.engine import AWAY, UNSTORABLE, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound, liveness
 from dispatcher.metrics import Metrics
 from dispatcher.receipts import Receiver
+from gateways import cleaning
 from gateways.base import Inbound
 
 _LOCK = locks.SWEEPER
@@ -42,6 +43,8 @@ TICK_S = 0.25
 KEEP_IDEMPOTENCY_S = 48 * 3600
 ABANDONED_S = 7 * 86_400  # an upload that was not resumed for so long
 KNOWN_PAGE = 2_000
+ALL_UNCONFIRMED_EVERY_S = 86_400.0
+LATE_COMMIT_S = 3_600.0  # from an attempt's time to its being seen: far more than clocks and commits differ
 
 log = logging.getLogger("volley.dispatcher")
 _TEXT = msgspec.msgpack.Decoder(Inbound)
@@ -72,7 +75,8 @@ class Sweeper:
         self._last: dict[str, float] = {}
         self._watch = liveness.Watch(lease_id)
         self._on_dead = on_dead
-        self._settled_to: datetime | None = None  # attempts from before are settled
+        self._closed_to_s = 0.0  # what was handed over before has its final word
+        self._closed_all_at = float("-inf")  # monotonic
         self._duties: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
             ("retake", 1.0, self._retake),
             ("roll_up", 1.0, self._roll_up),
@@ -177,16 +181,31 @@ class Sweeper:
         await self._receiver.retry_parked()
 
     async def _take_in(self) -> None:
-        """Texts that HTTP callbacks brought."""
-        while True:
-            async with self._database.driver() as driver, driver.transaction():
-                texts = await inbox.unpark(driver)
-                for gateway_id, payload in texts:
-                    await inbound.take(
-                        self._database, self._queue, gateway_id, [_TEXT.decode(payload)], time.time()
+        """Texts that HTTP callbacks brought, one by one: a bad one, or one that meets a fault, holds back no stop."""
+        row_id = 0
+        async with self._database.driver() as driver:
+            while True:
+                try:
+                    async with driver.transaction():
+                        parked = await inbox.unpark(driver, row_id)
+                        if parked is None:
+                            return
+                        row_id, gateway_id, payload = parked
+                        text = cleaning.inbound(_TEXT.decode(payload))
+                        await inbound.take(self._database, self._queue, gateway_id, [text], time.time())
+                except UNSTORABLE as error:
+                    await inbox.set_aside(driver, row_id, time.time())
+                    gateway = self._metrics.gateway_names.get(gateway_id, "")
+                    self._metrics.inbound[(gateway, "set_aside")] += 1
+                    log.error(
+                        "inbound text %d can't be taken in and is set aside: %s", row_id, type(error).__name__
                     )
-            if len(texts) < inbox.PAGE:
-                break
+                except (EpochLost, Unavailable, *AWAY):
+                    raise
+                except Exception as error:
+                    log.error(
+                        "inbound text %d was not taken in; it comes again: %s", row_id, type(error).__name__
+                    )
 
     async def _close_cancelled(self) -> None:
         await self._close(sweeps.close_cancelled)
@@ -237,15 +256,21 @@ class Sweeper:
         )
 
     async def _unconfirmed(self) -> None:
-        after = bytes(16)
+        """What came past the horizon since the last time; once a day everything, for what was in doubt then."""
+        began, now_s, after = time.monotonic(), time.time(), bytes(16)
+        everything = began - self._closed_all_at > ALL_UNCONFIRMED_EVERY_S
+        since_s = 0.0 if everything else self._closed_to_s
         async with self._database.driver() as driver:
             while True:
                 _, mark = await sweeps.close_unconfirmed(
-                    driver, time.time(), self._horizon_s, self._publisher, after
+                    driver, now_s, self._horizon_s, self._publisher, after, since_s
                 )
                 if mark is None:
                     break
                 after = mark
+            self._closed_to_s = max(0.0, now_s - self._horizon_s - LATE_COMMIT_S)
+            if everything:
+                self._closed_all_at = began
             await receipts.drop_strays(driver, time.time())
 
     async def _keep_house(self) -> None:

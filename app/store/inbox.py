@@ -1,6 +1,7 @@
 """Inbound texts on their way from the API's callbacks to the dispatcher, which takes them in.
 
-Guarantee: a text is removed in the transaction that hands it out, which the caller commits after it was taken in.
+Guarantees: a text is removed in the transaction that hands it out, which the caller commits after it was taken
+in; one that can't be taken in is set aside and stays, so that the others have their turn.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from collections.abc import Sequence
 import asyncpg
 
 from app.store.intake import at
-
-PAGE = 200
 
 
 async def park(driver: asyncpg.Connection, gateway_id: int, payloads: Sequence[bytes], now_s: float) -> None:
@@ -23,11 +22,16 @@ async def park(driver: asyncpg.Connection, gateway_id: int, payloads: Sequence[b
     )
 
 
-async def unpark(driver: asyncpg.Connection) -> list[tuple[int, bytes]]:
-    """The next texts, oldest first: (gateway, encoded). In the caller's transaction: rolled back, they stay."""
-    rows = await driver.fetch(
-        "DELETE FROM parked_inbound WHERE id IN (SELECT id FROM parked_inbound ORDER BY id LIMIT $1"
-        " FOR UPDATE SKIP LOCKED) RETURNING id, gateway_id, payload",
-        PAGE,
+async def unpark(driver: asyncpg.Connection, after: int = 0) -> tuple[int, int, bytes] | None:
+    """The oldest text past row `after`: (row, gateway, encoded). In the caller's transaction: rolled back, it stays."""
+    row = await driver.fetchrow(
+        "DELETE FROM parked_inbound WHERE id = (SELECT id FROM parked_inbound WHERE id > $1 AND failed_at IS NULL"
+        " ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id, gateway_id, payload",
+        after,
     )
-    return [(r["gateway_id"], r["payload"]) for r in sorted(rows, key=lambda r: r["id"])]
+    return None if row is None else (row["id"], row["gateway_id"], row["payload"])
+
+
+async def set_aside(driver: asyncpg.Connection, row_id: int, now_s: float) -> None:
+    """This text is not handed out again, and not removed. Setting `failed_at` to NULL brings it back."""
+    await driver.execute("UPDATE parked_inbound SET failed_at = $2 WHERE id = $1", row_id, at(now_s))

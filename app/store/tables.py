@@ -447,6 +447,7 @@ parked_inbound = Table(
     Column("gateway_id", SmallInteger, nullable=False),
     Column("payload", LargeBinary, nullable=False),
     Column("at", DateTime(timezone=True), nullable=False),
+    Column("failed_at", DateTime(timezone=True)),
 )
 
 inbound = Table(
