@@ -319,7 +319,7 @@ _UNCONFIRMED = """
 SELECT a.message_id, max(a.gateway_id) AS gateway_id,
        bool_or(o.kind = 4) AS doubtful, bool_and(o.kind IS NOT NULL) AS answered
 FROM attempts a LEFT JOIN outcomes o ON o.message_id = a.message_id AND o.attempt = a.attempt
-WHERE a.kind = 4 AND a.at < $1 AND a.message_id > $2
+WHERE a.kind = 4 AND a.at < $1 AND a.at >= $4 AND a.message_id > $2
   AND NOT EXISTS (SELECT FROM finals f WHERE f.message_id = a.message_id)
   AND NOT EXISTS (SELECT FROM attempts n WHERE n.message_id = a.message_id AND n.attempt > a.attempt)
 GROUP BY a.message_id ORDER BY a.message_id LIMIT $3
@@ -327,14 +327,22 @@ GROUP BY a.message_id ORDER BY a.message_id LIMIT $3
 
 
 async def close_unconfirmed(
-    driver: asyncpg.Connection, now_s: float, horizon_s: float, publisher: Publisher, after: bytes = bytes(16)
+    driver: asyncpg.Connection,
+    now_s: float,
+    horizon_s: float,
+    publisher: Publisher,
+    after: bytes = bytes(16),
+    since_s: float = 0.0,
 ) -> tuple[int, bytes | None]:
-    """Handed-over messages without a final word by the horizon; (how many, where to go on or None)."""
+    """Handed-over messages without a final word by the horizon; (how many, where to go on or None).
+
+    `since_s` (Unix) leaves out those handed over before: an earlier call has closed them.
+    """
     now = at(now_s)
     assert now is not None
     async with driver.transaction():
         rows = await driver.fetch(
-            _UNCONFIRMED, now - timedelta(seconds=horizon_s), PgUUID(after), UNCONFIRMED_PAGE
+            _UNCONFIRMED, now - timedelta(seconds=horizon_s), PgUUID(after), UNCONFIRMED_PAGE, at(since_s)
         )
         if not rows:
             return 0, None

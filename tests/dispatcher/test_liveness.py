@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.domain.message import State
-from app.store import dispatch
+from app.store import dispatch, sweeps
 from app.store.dispatch import Sighting
-from dispatcher import liveness
+from app.store.webhooks import Publisher
+from dispatcher import liveness, rebuild
 from dispatcher.liveness import LOOK_EVERY_S, Watch
+from dispatcher.main import next_pause_s
 
 if TYPE_CHECKING:
     from tests.dispatcher.conftest import MakeWorld, Smsc, World
 
 OWN, OTHER = 1, 2
+DAY_S = 86_400.0
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -131,6 +136,60 @@ async def test_a_lease_is_not_closed_while_a_parcel_is_under_it(world: World) ->
         await driver.execute("UPDATE parcels SET lease_id = NULL")
         assert await dispatch.close_lease(driver, lease)
         assert lease not in await dispatch.ended_with_work(driver)
+
+
+async def test_the_pass_for_unconfirmed_texts_leaves_out_what_an_earlier_one_has_closed(world: World) -> None:
+    old, new = await world.accept(["+14152000000", "+14152000001"], offer=False)
+    now_s = time.time()
+    async with world.database.driver() as driver:
+        await driver.execute("DELETE FROM parcels")
+        for message_id, days in ((old, 5), (new, 4)):
+            handed_over = datetime.fromtimestamp(now_s - days * DAY_S, UTC)
+            await driver.execute(
+                "INSERT INTO attempts (message_id, attempt, kind, gateway_id, mask, lease_id, at)"
+                " VALUES ($1, 1, 4, 1, 1, 1, $2)",
+                uuid.UUID(bytes=message_id),
+                handed_over,
+            )
+            await driver.execute(
+                "INSERT INTO outcomes (message_id, attempt, segment, segments, gateway_id, kind, to_check, at)"
+                " VALUES ($1, 1, 0, 1, 1, 1, 0, $2)",
+                uuid.UUID(bytes=message_id),
+                handed_over,
+            )
+
+        async def close(since_s: float) -> int:
+            return (await sweeps.close_unconfirmed(driver, now_s, 3 * DAY_S, Publisher(), since_s=since_s))[0]
+
+        assert [await close(now_s - 4.5 * DAY_S), await close(0.0), await close(0.0)] == [1, 1, 0]
+
+
+def test_joining_a_redis_that_refuses_is_slowed_down() -> None:
+    pauses = [0.0]
+    for _ in range(8):
+        pauses.append(next_pause_s(pauses[-1]))
+    assert pauses == [0.0, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]
+
+
+async def test_a_dispatcher_does_not_hammer_a_redis_that_it_loses_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = await world.start()
+    joins = 0
+    join = rebuild.join
+
+    async def counted(*args: Any) -> bool:
+        nonlocal joins
+        joins += 1
+        return await join(*args)
+
+    monkeypatch.setattr(rebuild, "join", counted)
+    ends = time.monotonic() + 2.0
+    while time.monotonic() < ends:
+        if local.process.dispatcher.attached.is_set():
+            local.process.dispatcher.detach()
+        await asyncio.sleep(0.005)
+    assert 2 <= joins <= 5, joins
 
 
 def children_of(pid: int) -> list[int]:
