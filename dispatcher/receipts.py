@@ -18,7 +18,7 @@ from app.domain import ids
 from app.domain.message import Category, State
 from app.domain.recipient import to_check
 from app.store import receipts as store
-from app.store.engine import Database
+from app.store.engine import UNSTORABLE, Database
 from app.store.webhooks import Change, Publisher
 from dispatcher.metrics import Metrics
 from dispatcher.recorder import Recorder
@@ -124,21 +124,37 @@ class Receiver:
             due = await store.unpark(driver, now_s, limit)
             if not due:
                 return 0
-            slips = [slip for _, slip in due]
-            found = await store.match(driver, slips, now_s, thorough=True)
-            taken, done = set[tuple[bytes, int]](), []
-            for (row_id, slip), match in zip(due, found, strict=True):
-                match = match or await store.match_unknown(driver, slip, taken)  # noqa: PLW2901
-                if match is not None:
-                    taken.add((match.message_id, match.segment))
-                    done.append((row_id, slip, match))
-            await self._learn(driver, [(slip, match) for _, slip, match in done])
-            moved: list[store.Moved] = []
-            if done:
-                async with driver.transaction():
-                    moved = await store.store(driver, [(s, m) for _, s, m in done], self._origins, now_s)
-                    await store.forget(driver, [row_id for row_id, _, _ in done])
-                    await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
+            try:
+                return await self._settle(driver, due, now_s)
+            except UNSTORABLE:  # one of them; it stays parked, and the others need not
+                return sum([await self._settle_one(driver, one, now_s) for one in due])
+
+    async def _settle_one(self, driver: asyncpg.Connection, one: tuple[int, store.Slip], now_s: float) -> int:
+        try:
+            return await self._settle(driver, [one], now_s)
+        except UNSTORABLE as error:
+            self._metrics.receipts[("", "failed")] += 1
+            log.error("parked receipt %d can't be stored: %s", one[0], type(error).__name__)
+            return 0
+
+    async def _settle(
+        self, driver: asyncpg.Connection, due: Sequence[tuple[int, store.Slip]], now_s: float
+    ) -> int:
+        """Store those parked receipts that find their attempt; gives how many."""
+        found = await store.match(driver, [slip for _, slip in due], now_s, thorough=True)
+        taken, done = set[tuple[bytes, int]](), []
+        for (row_id, slip), match in zip(due, found, strict=True):
+            match = match or await store.match_unknown(driver, slip, taken)  # noqa: PLW2901
+            if match is not None:
+                taken.add((match.message_id, match.segment))
+                done.append((row_id, slip, match))
+        await self._learn(driver, [(slip, match) for _, slip, match in done])
+        moved: list[store.Moved] = []
+        if done:
+            async with driver.transaction():
+                moved = await store.store(driver, [(s, m) for _, s, m in done], self._origins, now_s)
+                await store.forget(driver, [row_id for row_id, _, _ in done])
+                await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
         self._count(len(done), 0, moved)
         return len(done)
 

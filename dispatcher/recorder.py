@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 from asyncpg.pgproto.pgproto import UUID as PgUUID
@@ -19,10 +20,11 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 from app.domain import ids, retry
 from app.domain.message import State
 from app.domain.pack import Entry, Parcel, narrowed
+from app.domain.storable import word
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import dispatch
-from app.store.engine import Database
+from app.store.engine import UNSTORABLE, Database
 from app.store.intake import at
 from app.store.parcels import HORIZON_S
 from app.store.webhooks import Change, Publisher
@@ -31,6 +33,7 @@ from gateways.base import Accepted, Outcome, Rejected, Retry, Submission, Unknow
 
 FLUSH_EVERY_S = 0.01
 RETRY_WRITE_S = 0.5
+PLAIN_CHARACTERS = 255
 KINDS = {"accepted": 1, "rejected": 2, "again": 3, "unknown": 4}
 ACCEPTED = KINDS["accepted"]
 _SUBMITTING = int(State.submitting)
@@ -249,7 +252,7 @@ class Recorder:
             await asyncio.sleep(FLUSH_EVERY_S)
 
     async def _write(self, batch: dispatch.Record) -> bool:
-        in_doubt = False
+        in_doubt = cleaned = False
         while True:
             try:
                 async with self._database.driver() as driver:
@@ -262,6 +265,14 @@ class Recorder:
             except Exception:
                 in_doubt = True  # the answer to the commit may be all that was lost
                 self._metrics.write_failures += 1
+            except UNSTORABLE as error:
+                # Rolled back, and the same again would fail again. The carriers' words are all that isn't ours.
+                self._metrics.write_failures += 1
+                log.error("outcomes can't be stored: %s", type(error).__name__)
+                if cleaned:  # a bug: our successor reads from the journal what left; going on would stop all
+                    return False
+                _make_storable(batch)
+                cleaned = True
                 log.exception("outcomes could not be recorded; trying again")
                 await asyncio.sleep(RETRY_WRITE_S)
 
@@ -294,6 +305,22 @@ class Recorder:
 def part_of(outcome: Outcome) -> retry.Part:
     """A gateway's outcome in the words of the rules."""
     if type(outcome) is Accepted:
+def _make_storable(batch: dispatch.Record) -> None:
+    """The last resort for a batch that PostgreSQL refuses: strings in ASCII, bounded, without control characters."""
+    batch.outcomes = [tuple(_plain(value) for value in row) for row in batch.outcomes]
+    batch.finals = [(message_id, state, _plain(r), _plain(raw)) for message_id, state, r, raw in batch.finals]
+    for change in batch.changes:
+        change.reason = _plain(change.reason)
+    for again in batch.again:
+        again.reason = _plain(again.reason)
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return word(value.encode("ascii", "replace").decode("ascii"), PLAIN_CHARACTERS)
+
+
         return retry.Part("accepted")
     if type(outcome) is Rejected:
         return retry.Part("rejected", outcome.reason, outcome.raw)

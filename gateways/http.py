@@ -48,6 +48,7 @@ import aiohttp
 import aiohttp.abc
 from yarl import URL
 
+from gateways import cleaning
 from gateways.base import (
     BindStatus,
     Inbound,
@@ -420,7 +421,7 @@ class HttpGateway:
         if not self._unreported:
             asyncio.get_running_loop().call_soon(self._flush)
         mask = submission.mask
-        outcomes = outcome if isinstance(outcome, list) else [outcome]
+        outcomes = [cleaning.outcome(one) for one in (outcome if isinstance(outcome, list) else [outcome])]
         last = len(outcomes) - 1
         self._unreported += [
             (submission, i, outcomes[min(i, last)]) for i in range(mask.bit_length()) if mask >> i & 1
@@ -490,8 +491,8 @@ def receiver(name: str, url: str, settings: Mapping[str, object]) -> Receiver:
     gives receipts, inbound texts and the reply. The reply is to be sent only after both
     lists are stored; when storing fails, answer 503 instead, and the provider calls again.
     It never raises for what a stranger may send: a wrong signature gives 403, an unreadable
-    body 400, and empty lists. Raises ValueError for wrong settings, LookupError for a scheme
-    that has no HTTP gateway.
+    body 400, and empty lists. What it gives can be stored (`gateways.cleaning`). Raises
+    ValueError for wrong settings, LookupError for a scheme that has no HTTP gateway.
     """
     provider = _provider(url)
     parsed = provider.parse(name, url, settings)
@@ -505,8 +506,9 @@ def receiver(name: str, url: str, settings: Mapping[str, object]) -> Receiver:
             return [], [], HttpReply(403)
         except BadCallback as exc:
             return [], [], HttpReply(400, {"Content-Type": "text/plain"}, str(exc).encode())
-        receipts = [event for event in events if isinstance(event, Receipt)]
-        return receipts, [event for event in events if isinstance(event, Inbound)], stored
+        receipts = [cleaning.receipt(event) for event in events if isinstance(event, Receipt)]
+        texts = [cleaning.inbound(event) for event in events if isinstance(event, Inbound)]
+        return receipts, texts, stored
 
     return receive_one
 

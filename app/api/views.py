@@ -149,8 +149,8 @@ def batch_view(batch: batches.Batch, counts: batches.Counts) -> wire.Batch:
 
 
 def _accounting(batch: batches.Batch, counts: batches.Counts) -> wire.Accounting:
-    """`difference` is what the states don't account for, or what they count below nothing if that is more: a move that was
-    counted twice takes one state up and another down, and would hide in the sum."""
+    """`difference` is what the states don't account for, or, if that is more, what they count below nothing: a
+    move that was counted twice takes one state up and another down, and would hide in the sum."""
     final = sum(n for state, n in counts.by_state.items() if state.final)
     open_ = sum(n for state, n in counts.by_state.items() if not state.final)
     below = -sum(n for n in counts.by_state.values() if n < 0)

@@ -18,6 +18,7 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 from app.domain import ids
 from app.domain.message import State
 from app.domain.pack import bitmap, indexes_of
+from app.domain.storable import moment, word
 from app.store import locks
 from app.store.dispatch import Tally, write_finals, write_tallies
 from app.store.intake import as_uuid, at
@@ -30,6 +31,7 @@ SUBMIT_DATE_SLACK_S = 15 * 60  # a carrier's submit date is in its own time, to 
 PARK_FIRST_S = 2
 UNKNOWN_CANDIDATES = 64  # segments looked at; a text has no more
 PARK_LIMIT_S = 3600
+MAX_WORD_CHARACTERS = 255  # of an id, status or code of the carrier's
 
 FINAL_OF = {
     "delivered": State.delivered,
@@ -379,7 +381,8 @@ async def park(
 
 
 async def unpark(driver: asyncpg.Connection, now_s: float, limit: int) -> list[tuple[int, Slip]]:
-    """Parked receipts whose time has come: (row id, receipt). They stay, with a later time, until `forget`."""
+    """Parked receipts whose time has come: (row id, receipt). They stay, with a later time, until `forget`; so
+    does one that can't be read, which is not given out."""
     rows = await driver.fetch(
         "UPDATE parked_receipts p SET tries = LEAST(tries + 1, 1000), next_at = $1::timestamptz"
         " + make_interval(secs => LEAST($2::float8, $3::float8 * 2 ^ LEAST(tries, 12)))"
@@ -390,7 +393,21 @@ async def unpark(driver: asyncpg.Connection, now_s: float, limit: int) -> list[t
         float(PARK_FIRST_S),
         limit,
     )
-    return [(r["id"], msgspec.msgpack.decode(r["receipt"], type=Slip)) for r in rows]
+    read = [(r["id"], _slip(r["receipt"])) for r in rows]
+    return [(row_id, slip) for row_id, slip in read if slip is not None]
+
+
+def _slip(parked: bytes) -> Slip | None:
+    """A parked receipt, such that it can be stored; None for what can't be read."""
+    try:
+        slip = msgspec.msgpack.decode(parked, type=Slip)
+    except ValueError:
+        return None
+    slip.gateway_message_id = word(slip.gateway_message_id, MAX_WORD_CHARACTERS)
+    slip.state = word(slip.state, MAX_WORD_CHARACTERS)
+    slip.raw, slip.error = word(slip.raw, MAX_WORD_CHARACTERS), word(slip.error, MAX_WORD_CHARACTERS)
+    slip.done_at, slip.submitted_at = moment(slip.done_at), moment(slip.submitted_at)
+    return slip
 
 
 async def forget(driver: asyncpg.Connection, row_ids: Sequence[int]) -> None:
@@ -402,11 +419,21 @@ async def drop_strays(driver: asyncpg.Connection, now_s: float) -> int:
     """Parked receipts past the horizon are stored as receipts of no message of ours; gives how many."""
     cut = at(now_s) - timedelta(seconds=HORIZON_S)  # type: ignore[operator]
     async with driver.transaction():
-        rows = await driver.fetch("DELETE FROM parked_receipts WHERE at < $1 RETURNING receipt, at", cut)
-        slips = [msgspec.msgpack.decode(r["receipt"], type=Slip) for r in rows]
+        rows = await driver.fetch(
+            "DELETE FROM parked_receipts WHERE at < $1 RETURNING receipt, gateway_id, at", cut
+        )
         await driver.executemany(
             "INSERT INTO receipts (gateway_id, gateway_message_id, state, raw, error, at)"
             " VALUES ($1, $2, $3, $4, $5, $6)",
-            [(s.gateway_id, s.gateway_message_id, s.state, s.raw, s.error, at(s.received_at)) for s in slips],
+            [_stray(r["gateway_id"], _slip(r["receipt"]), r["at"]) for r in rows],
         )
     return len(rows)
+
+
+def _stray(
+    gateway_id: int, slip: Slip | None, parked_at: datetime
+) -> tuple[int, str, str, str, str, datetime]:
+    """A row of a receipt of no message of ours; of one that can't be read, the trace that it came."""
+    if slip is None:
+        return gateway_id, "", "unknown", "unreadable", "", parked_at
+    return gateway_id, slip.gateway_message_id, slip.state, slip.raw, slip.error, parked_at

@@ -394,7 +394,13 @@ async def _waiting(driver: asyncpg.Connection, pack_ids: Sequence[bytes]) -> set
 
 
 async def accounting(driver: asyncpg.Connection) -> dict[str, float]:
-    """Promise 1's sides: accepted and final by tallies; what is queued by tallies and by parcels.
+    """Promise 1's sides: accepted and final by tallies; what is queued, and what is being handed over, by tallies
+    and by parcels; how far states are below nothing.
+
+    The sides by parcels come from other rows than the tallies, so each pair can differ. `queued` must be equal;
+    a message that is `submitting` must be in a parcel under way (there it stays until the parcel is settled, so
+    there may be more of those); `negative` is 0 unless a move was counted twice, or out of a state that the
+    message was not in, which sums over all states hide.
 
     To be read in one snapshot (REPEATABLE READ): the sides move all the time.
     """
@@ -407,7 +413,8 @@ async def accounting(driver: asyncpg.Connection) -> dict[str, float]:
     into = sum(r[2] for r in moves if State(r[1]).final and not (r[0] and State(r[0]).final))
     in_queue = sum(r[2] for r in moves if r[1] == queued) - sum(r[2] for r in moves if r[0] == queued)
     row = await driver.fetchrow(
-        "SELECT coalesce(sum(n), 0) AS n, count(*) FILTER (WHERE lease_id IS NULL) AS open FROM parcels"
+        "SELECT coalesce(sum(n), 0) AS n, coalesce(sum(in_flight), 0) AS in_flight,"
+        " count(*) FILTER (WHERE lease_id IS NULL) AS open FROM parcels"
     )
     return {
         "accepted": float(accepted),
@@ -416,4 +423,12 @@ async def accounting(driver: asyncpg.Connection) -> dict[str, float]:
         "queued_by_tallies": float(in_queue),
         "queued_by_parcels": float(row["n"]),
         "open_parcels": float(row["open"]),
+    net: dict[int, int] = {}
+    for before, after, n in moves:
+        net[after] = net.get(after, 0) + n
+        if before:
+            net[before] = net.get(before, 0) - n
     }
+        "submitting_by_tallies": float(net.get(_SUBMITTING, 0)),
+        "submitting_by_parcels": float(row["in_flight"]),
+        "negative": float(-sum(n for n in net.values() if n < 0)),

@@ -11,10 +11,10 @@ import msgspec
 
 from app.domain.message import Category, State
 from app.domain.recipient import to_check
-from app.store import sweeps
+from app.store import receipts, sweeps
 from app.store.receipts import Slip
 from app.store.webhooks import Publisher
-from gateways.base import Receipt
+from gateways.base import Accepted, Receipt
 
 if TYPE_CHECKING:
     from tests.dispatcher.conftest import MakeWorld, Smsc, World
@@ -172,4 +172,50 @@ async def test_a_hurt_carrier_link_repeats_what_could_not_be_stored(world: World
     await until(lambda: refused(world))
     await world.execute("ALTER TABLE receipts_away RENAME TO receipts")
     await world.until_state(one, State.delivered)
+    await world.check_books()
+
+
+async def test_a_parked_receipt_that_cannot_be_read_or_stored_holds_back_no_other(world: World) -> None:
+    local = await world.start()
+    await world.smsc.change(lost=1.0)
+    (one,) = await world.accept(["+14152000001"])
+    await world.until_state(one, State.submitted)
+    (name,) = [row[0] for row in await world.fetch("SELECT gateway_message_id FROM outcomes")]
+    check = to_check("+14152000001")
+
+    def slip(name: str, *, check: int = check, done_at: float | None = None) -> bytes:
+        return msgspec.msgpack.encode(
+            Slip(1, name, "delivered", "DELIVRD\0", "", done_at, None, check, time.time())
+        )
+
+    parked = (b"\xc1", slip("\0"), slip("4711", check=1 << 40), slip(name, done_at=1e18))
+    for receipt in parked:
+        await world.execute(
+            "INSERT INTO parked_receipts (gateway_id, receipt, tries, next_at, at)"
+            " VALUES (1, $1, 0, now() - interval '1 s', now())",
+            receipt,
+        )
+    await local.process.receiver.retry_parked()
+    await world.until_state(one, State.delivered)
+    await world.execute("UPDATE parked_receipts SET at = now() - interval '80 hours'")
+    async with world.database.driver() as driver:
+        assert await receipts.drop_strays(driver, time.time()) == 3
+    raws = await world.fetch("SELECT raw FROM receipts ORDER BY raw")
+    assert [row[0] for row in raws] == ["DELIVRD", "DELIVRD", "DELIVRD", "unreadable"]
+
+
+async def test_an_answer_that_cannot_be_stored_holds_back_no_other(world: World) -> None:
+    local = await world.start()
+    await world.smsc.change(lost=1.0)
+    recorder = local.process.dispatcher.recorder
+    took = recorder.outcomes
+
+    def outcomes(batch):  # as a gateway that cleans nothing would report
+        took([(s, i, Accepted(f"\0{s.to}" if s.to.endswith("2") else s.to)) for s, i, _ in batch])
+
+    recorder.outcomes = outcomes  # type: ignore[method-assign]
+    await world.accept(["+14152000001", "+14152000002", "+14152000003"])
+    await world.until_states(submitted=3)
+    rows = await world.fetch("SELECT gateway_message_id FROM outcomes ORDER BY 1")
+    assert [row[0].replace("\0", "") for row in rows] == ["+14152000001", "+14152000002", "+14152000003"]
     await world.check_books()

@@ -74,6 +74,22 @@ async def test_rolled_up_counts_are_the_sums_of_the_deltas(database: Database) -
     await check(database, 3)
 
 
+async def test_the_accounting_can_fail(database: Database) -> None:
+    await tally(database, 1)
+    async with database.driver() as driver:
+        sound = await sweeps.accounting(driver)
+        assert (sound["negative"], sound["submitting_by_tallies"]) == (0, 0)
+        await driver.execute(  # counted out of a state twice, and one that no parcel under way holds
+            "INSERT INTO move_totals (from_state, to_state, n) VALUES (4, 5, 3), (2, 4, 5)"
+        )
+        wrong = await sweeps.accounting(driver)
+    assert wrong["accepted"] == sound["accepted"]
+    assert wrong["final"] == sound["final"]
+    assert wrong["negative"] == 5
+    assert wrong["submitting_by_tallies"] == 2
+    assert wrong["submitting_by_parcels"] == 0
+
+
 async def test_several_at_once_and_while_tallies_come_in(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
