@@ -19,8 +19,8 @@ A text of several segments is one request with the whole text: the provider spli
 each segment gets the same outcome, with the same gateway_message_id; where a provider names
 its parts, it gives a list, in order (a short list's last outcome stands for the rest). A
 mask that asks for some of the segments only can't be said over HTTP:
-`Rejected("partial_unsupported")`, and nothing is sent. Credit is counted in segments, so a
-text with more of them than `concurrency` never gets credit enough.
+`Rejected("partial_unsupported")`, and nothing is sent. Credit is counted in segments; a text
+with more of them than `concurrency` takes all the credit there is, and goes alone.
 
 HTTP has no bind: `open` makes the session, and the one `BindStatus` says whether the last
 connection could be made. After a failed one no credit is given for a while, longer each time.
@@ -278,13 +278,13 @@ class HttpGateway:
 
     def submit(self, batch: Sequence[Submission]) -> None:
         for submission in batch:
-            segments = submission.mask.bit_count()
-            refusal = self._refusal(submission, segments)
-            self._reserved -= min(segments, self._reserved)
+            credit = self._credit(submission)
+            refusal = self._refusal(submission, credit)
+            self._reserved -= min(credit, self._reserved)
             if refusal is not None:
                 self._report(submission, refusal)
                 continue
-            self._in_flight += segments
+            self._in_flight += credit
             attempt = _Attempt(submission)
             task = asyncio.get_running_loop().create_task(self._send(attempt))
             self._tasks[task] = attempt
@@ -311,14 +311,18 @@ class HttpGateway:
 
     # -- one submission
 
-    def _refusal(self, submission: Submission, segments: int) -> Outcome | None:
+    def _credit(self, submission: Submission) -> int:
+        """What of the credit a submission holds: its segments, and never more than there is in all."""
+        return min(submission.mask.bit_count(), self._dsn.concurrency)
+
+    def _refusal(self, submission: Submission, credit: int) -> Outcome | None:
         """Why a submission isn't even begun; None when it may go."""
         refusal: Outcome | None = None
         if self._closing:
             refusal = Retry("closed", sent=False)
         elif self._session is None:
             refusal = Retry("not_connected", sent=False)
-        elif segments > self._reserved:  # without credit: more requests than `concurrency`
+        elif credit > self._reserved:  # without credit: more requests than `concurrency`
             refusal = Retry("queue_full", "no credit", sent=False)
         elif _E164.fullmatch(submission.to) is None:
             refusal = Rejected("invalid_number", "not E.164")
@@ -393,7 +397,7 @@ class HttpGateway:
             outcome = _failed(attempt, "bad_answer", type(exc).__name__)
         else:
             outcome = task.result()
-        self._in_flight -= attempt.submission.mask.bit_count()
+        self._in_flight -= self._credit(attempt.submission)
         self._note_health(attempt, outcome)
         self._report(attempt.submission, outcome)
 

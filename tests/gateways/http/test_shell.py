@@ -495,6 +495,19 @@ async def test_never_more_requests_at_once_than_concurrency(wire, gateway, sink,
     assert link.take(100) == 2
 
 
+async def test_a_text_of_more_segments_than_concurrency_goes_alone(wire, gateway, sink, submission):
+    server = await wire(accept)
+    link = await gateway(server.port, options="allow_private=true&concurrency=2")
+    long = submission("m-0", text="x" * 400, parts=(b"a", b"b", b"c"), mask=0b111)
+    assert link.take(3) == 2
+    link.submit([long, submission("m-1")])
+    outcomes = await sink.outcomes_of(4)
+    assert outcomes.count(Accepted("m-0")) == 3
+    assert outcomes.count(Retry("queue_full", "no credit", sent=False)) == 1
+    assert len(server.requests) == 1
+    assert link.take(100) == 2, "it gave back what it took, and no more"
+
+
 async def test_proxies_of_the_environment_are_ignored(wire, gateway, sink, submission, monkeypatch):
     proxy = await wire(accept)
     server = await wire(accept)
