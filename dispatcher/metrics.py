@@ -90,7 +90,7 @@ class Metrics(Collector):
 
     def recorded(self, batch: Record) -> None:
         """A flush was committed."""
-        for (_, _, region, category, gateway_id, _, to_state), n in batch.tallies.items():
+        for (_, _, region, category, gateway_id, _, to_state), n in batch.written.items():
             gateway = self.gateway_names.get(gateway_id or 0, "")
             self.moves[(region, Category(category).name, gateway, State(to_state).name)] += n
 

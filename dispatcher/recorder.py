@@ -65,7 +65,7 @@ class Work:
         self.left = segments
         self.base = (pack.tenant_id, pack.batch_id, pack.region, pack.category, gateway_id)
         self.submitted: dispatch.Tally = (*self.base, _SUBMITTING, int(State.submitted))
-        self.again: dict[tuple[int, str], list[tuple[Entry, int]]] = {}
+        self.again: dict[tuple[int, str, dispatch.Tally], list[tuple[Entry, int]]] = {}
         self.multi: dict[bytes, list[retry.Part | None]] = {}
 
 
@@ -108,7 +108,7 @@ class Recorder:
 
     @staticmethod
     def _empty() -> dispatch.Record:
-        return dispatch.Record([], [], {}, [], [], [])
+        return dispatch.Record([], [], {}, [], [], [], [])
 
     def start(self) -> asyncio.Task[None]:
         """Begin. The task ends by itself only when it fails; who has it must not go on then."""
@@ -167,7 +167,7 @@ class Recorder:
                         now,
                     )
                 )
-                if tag.total == 1:
+                if tag.total == 1 and work.attempt == 1:
                     tallies[work.submitted] = tallies.get(work.submitted, 0) + 1
                 else:
                     self._part(tag, submission.mask, segment, outcome, now_s)
@@ -186,13 +186,13 @@ class Recorder:
         )  # fmt: skip
         self._next.outcomes.append(row)
         self._metrics.outcome(work.gateway_name, outcome)
-        if tag.total == 1:
-            self._conclude(tag, [part], now_s)
-        else:
-            self._part(tag, mask, segment, outcome, now_s)
+        self._part(tag, mask, segment, outcome, now_s)
 
     def _part(self, tag: Tag, mask: int, segment: int, outcome: Outcome, now_s: float) -> None:
-        """One segment of several: the message moves when all that were sent have their outcome."""
+        """The message moves when all of its segments that were sent have their outcome."""
+        if tag.total == 1:
+            self._conclude(tag, [part_of(outcome)], now_s)
+            return
         parts = tag.work.multi.setdefault(tag.message_id, [None] * tag.total)
         parts[segment] = part_of(outcome)
         if all(parts[i] is not None for i in range(tag.total) if mask >> i & 1):
@@ -210,19 +210,22 @@ class Recorder:
             expires_s=pack.expires_at,
             jitter=random.random(),  # noqa: S311 - spreads load, guards nothing
         )
-        tallies = self._next.tallies
-        for before, after in end.moves:
-            key = (*work.base, int(before), int(after))
-            tallies[key] = tallies.get(key, 0) + 1
+        moves: list[dispatch.Tally] = [(*work.base, int(before), int(after)) for before, after in end.moves]
+        if end.again_s is not None:
+            # One parcel for all that wait about as long, for the same reason. The move back to the queue is
+            # counted with the parcel: a receipt may come in between and end the message.
+            slot = (int(end.again_s * 4), end.reason or "retry", moves.pop())
+            work.again.setdefault(slot, []).append((tag.entry, end.mask))
+        if work.attempt == 1:
+            for key in moves:
+                self._next.tallies[key] = self._next.tallies.get(key, 0) + 1
+        else:
+            self._next.later.append((tag.message_id, moves))
         if end.state.final:
             self._next.finals.append((tag.message_id, int(end.state), end.reason, end.raw))
             self._next.changes.append(
                 Change(pack.tenant_id, tag.message_id, end.state, end.reason, work.gateway_id)
             )
-        elif end.again_s is not None:
-            # one parcel for all that wait about as long, for the same reason
-            slot = (int(end.again_s * 4), end.reason or "retry")
-            work.again.setdefault(slot, []).append((tag.entry, end.mask))
 
     # Flushing
 
@@ -248,7 +251,7 @@ class Recorder:
             self._flushed.set()
             self.in_flight -= len(settled)
             self._metrics.recorded(batch)
-            await self._release(settled, [p for p, _ in batch.again], now_s)
+            await self._release(settled, [again.parcel for again in batch.again], now_s)
             await asyncio.sleep(FLUSH_EVERY_S)
 
     async def _write(self, batch: dispatch.Record) -> bool:
@@ -262,9 +265,6 @@ class Recorder:
                 return True
             except dispatch.LeaseLost:
                 return False
-            except Exception:
-                in_doubt = True  # the answer to the commit may be all that was lost
-                self._metrics.write_failures += 1
             except UNSTORABLE as error:
                 # Rolled back, and the same again would fail again. The carriers' words are all that isn't ours.
                 self._metrics.write_failures += 1
@@ -273,12 +273,15 @@ class Recorder:
                     return False
                 _make_storable(batch)
                 cleaned = True
+            except Exception:
+                in_doubt = True  # the answer to the commit may be all that was lost
+                self._metrics.write_failures += 1
                 log.exception("outcomes could not be recorded; trying again")
                 await asyncio.sleep(RETRY_WRITE_S)
 
-    def _again(self, work: Work, now_s: float) -> list[tuple[Parcel, str]]:
+    def _again(self, work: Work, now_s: float) -> list[dispatch.Again]:
         out = []
-        for (quarter_s, reason), items in work.again.items():
+        for (quarter_s, reason, move), items in work.again.items():
             old = work.parcel
             parcel = Parcel(
                 ids.new_id(now_s),
@@ -290,7 +293,7 @@ class Recorder:
                 narrowed(old.pack, [e.index for e, _ in items]),
                 {e.index: mask for e, mask in items if mask},
             )
-            out.append((parcel, reason))
+            out.append(dispatch.Again(parcel, reason, move))
         return out
 
     async def _release(self, settled: list[Work], again: list[Parcel], now_s: float) -> None:
@@ -302,9 +305,6 @@ class Recorder:
             self._metrics.release_failures += 1
 
 
-def part_of(outcome: Outcome) -> retry.Part:
-    """A gateway's outcome in the words of the rules."""
-    if type(outcome) is Accepted:
 def _make_storable(batch: dispatch.Record) -> None:
     """The last resort for a batch that PostgreSQL refuses: strings in ASCII, bounded, without control characters."""
     batch.outcomes = [tuple(_plain(value) for value in row) for row in batch.outcomes]
@@ -321,6 +321,9 @@ def _plain(value: Any) -> Any:
     return word(value.encode("ascii", "replace").decode("ascii"), PLAIN_CHARACTERS)
 
 
+def part_of(outcome: Outcome) -> retry.Part:
+    """A gateway's outcome in the words of the rules."""
+    if type(outcome) is Accepted:
         return retry.Part("accepted")
     if type(outcome) is Rejected:
         return retry.Part("rejected", outcome.reason, outcome.raw)

@@ -632,7 +632,7 @@ class Dispatcher:
         """Submissions that the journal returned, with their work; gives their segments. Credit of the rest returns."""
         if not portion.submissions:
             return 0
-        won = journalled.sends
+        won = journalled.sends if portion.decision.parcel.id in journalled.owned else frozenset[bytes]()
         admitted = [s for s in portion.submissions if s.tag.message_id in won]  # type: ignore[attr-defined]
         used = sum(s.mask.bit_count() for s in admitted)
         if used < portion.segments:

@@ -15,6 +15,7 @@ import asyncpg
 import msgspec
 from asyncpg.pgproto.pgproto import UUID as PgUUID
 
+from app.domain import ids
 from app.domain.message import State
 from app.domain.pack import Parcel, bitmap, indexes_of
 from app.store import locks
@@ -22,6 +23,7 @@ from app.store.intake import PARCEL_COLUMNS, as_uuid, at, parcel_row
 from app.store.webhooks import Change, Publisher
 
 SUBMIT = int(State.submitting)
+OUTCOME_UNKNOWN = 4
 
 
 class LeaseLost(Exception):
@@ -161,6 +163,7 @@ async def journal(
     assert now is not None
     async with driver.transaction():
         await guard(driver, lease_id, epoch)
+        intents, doubled = _apart(intents)
         fenced = {
             row[0].bytes: row[1]
             for row in await driver.fetch(
@@ -172,7 +175,8 @@ async def journal(
             )
         }
         mine = [i for i in intents if i.parcel.id in fenced]
-        refused = [i.parcel for i in intents if i.parcel.id not in fenced]
+        await _drop_ended(driver, mine)
+        refused = [i.parcel for i in intents if i.parcel.id not in fenced] + doubled
         won = await _insert_attempts(driver, mine, lease_id, now)
         stops = [(i.parcel.pack.tenant_id, s) for i in mine for s in i.stops if s.message_id in won]
         stopped = [s for _, s in stops]
@@ -183,10 +187,55 @@ async def journal(
         await _insert_decisions(driver, mine, now)
         await remember_caps(driver, [one for i in mine for one in i.caps if one[2] in won], now)
         await write_tallies(driver, _journal_tallies(mine, won), now)
+        await _keep_only_sent(driver, mine)
         finished = [PgUUID(i.parcel.id) for i in mine if not i.sends]
         if finished:
             await driver.execute("DELETE FROM parcels WHERE id = ANY($1)", finished)
     return Journalled(won, {i.parcel.id for i in mine if i.sends}, [p for p, _ in held], refused, stopped)
+
+
+def _apart(intents: Sequence[Intent]) -> tuple[list[Intent], list[Parcel]]:
+    """Intents that share no message, and the parcels of the others: a message is never in two parcels, and if
+    it were, one transaction must not send it twice."""
+    seen: set[bytes] = set()
+    kept, doubled = [], []
+    for intent in intents:
+        sends = {message_id for message_id, _ in intent.sends}
+        if seen.isdisjoint(sends):
+            seen |= sends
+            kept.append(intent)
+        else:
+            doubled.append(intent.parcel)
+    return kept, doubled
+
+
+async def _keep_only_sent(driver: asyncpg.Connection, intents: Sequence[Intent]) -> None:
+    """A parcel under way has the members that were journalled, and no others: what is held has a parcel of its own,
+    and who takes over from a dead lease must not find it in both."""
+    split = [i for i in intents if i.sends and len(i.sends) < len(i.parcel.pack.entries)]
+    if split:
+        await driver.execute(
+            "UPDATE parcels p SET members = u.members FROM unnest($1::uuid[], $2::bytea[]) u(id, members)"
+            " WHERE p.id = u.id",
+            [PgUUID(i.parcel.id) for i in split],
+            [bitmap(ids.index_of(message_id) for message_id, _ in i.sends) for i in split],
+        )
+
+
+async def _drop_ended(driver: asyncpg.Connection, intents: Sequence[Intent]) -> None:
+    """What is to be repeated may have ended by a receipt meanwhile: then it goes nowhere."""
+    repeated = [intent for intent in intents if intent.parcel.attempt > 1]
+    if not repeated:
+        return
+    members = [
+        ids.message_id(i.parcel.pack_id, entry.index) for i in repeated for entry in i.parcel.pack.entries
+    ]
+    ended = await are_final(driver, members)
+    for intent in repeated if ended else ():
+        intent.sends = [send for send in intent.sends if send[0] not in ended]
+        intent.stops = [stop for stop in intent.stops if stop.message_id not in ended]
+        held = [(_without(parcel, ended), reason) for parcel, reason in intent.held]
+        intent.held = [(parcel, reason) for parcel, reason in held if parcel.pack.entries]
 
 
 async def _insert_attempts(
@@ -297,19 +346,30 @@ OUTCOME_COLUMNS = [
 ]
 
 
+class Again(msgspec.Struct, gc=False):
+    """What is to be repeated: the new parcel, why, and each member's move back to the queue."""
+
+    parcel: Parcel
+    reason: str
+    move: Tally
+
+
 class Record(msgspec.Struct, gc=False):
     """What became of handed-over messages since the last flush.
 
     `outcomes` are rows of OUTCOME_COLUMNS; `finals` are (message id, state, reason, raw); `settled` are the
-    ids of parcels with every answer in; `again` the new parcels for what is to be repeated, with the reason.
+    ids of parcels with every answer in; `again` the new parcels for what is to be repeated. `later` are the moves
+    of messages in their second or a later attempt: a receipt for an earlier one may have ended them meanwhile.
     """
 
     outcomes: list[tuple]
     finals: list[tuple[bytes, int, str | None, str | None]]
     tallies: dict[Tally, int]
     settled: list[bytes]
-    again: list[tuple[Parcel, str]]
+    again: list[Again]
     changes: list[Change]
+    later: list[tuple[bytes, list[Tally]]]
+    written: dict[Tally, int] = {}  # the moves that were made: set by `record`
 
 
 async def record(
@@ -322,16 +382,72 @@ async def record(
         await guard(driver, lease_id, None)
         if batch.outcomes:
             await driver.copy_records_to_table("outcomes", records=batch.outcomes, columns=OUTCOME_COLUMNS)
+        tallies = await _without_ended(driver, batch)
         await write_finals(driver, batch.finals, now)
         await publisher.publish(driver, batch.changes, now_s)
-        await insert_parcels(driver, batch.again)
-        await write_tallies(driver, batch.tallies, now)
+        await insert_parcels(driver, [(again.parcel, again.reason) for again in batch.again])
+        await write_tallies(driver, tallies, now)
+        await _wake_parked(driver, batch, now)
         if batch.settled:
             await driver.execute(
                 "DELETE FROM parcels WHERE id = ANY($1) AND lease_id = $2",
                 [PgUUID(one) for one in batch.settled],
                 lease_id,
             )
+    batch.written = tallies
+
+
+async def _without_ended(driver: asyncpg.Connection, batch: Record) -> dict[Tally, int]:
+    """Drop from the batch what a receipt has ended meanwhile: its finals, moves and repetitions. Gives the tallies."""
+    tallies = dict(batch.tallies)
+    waiting = [
+        ids.message_id(again.parcel.pack_id, entry.index)
+        for again in batch.again
+        for entry in again.parcel.pack.entries
+    ]
+    touched = [message_id for message_id, _ in batch.later] + waiting
+    ended: set[bytes] = set()
+    if touched:
+        await driver.execute("SELECT pg_advisory_xact_lock($1)", locks.SEGMENTS)
+        ended = await are_final(driver, touched)
+    for message_id, moves in batch.later:
+        if message_id not in ended:
+            for key in moves:
+                tallies[key] = tallies.get(key, 0) + 1
+    batch.finals = [row for row in batch.finals if row[0] not in ended]
+    batch.changes = [change for change in batch.changes if change.message_id not in ended]
+    for again in batch.again:
+        again.parcel = _without(again.parcel, ended)
+        tallies[again.move] = tallies.get(again.move, 0) + len(again.parcel.pack.entries)
+    batch.again = [again for again in batch.again if again.parcel.pack.entries]
+    return tallies
+
+
+async def are_final(driver: asyncpg.Connection, message_ids: Sequence[bytes]) -> set[bytes]:
+    """Those of these messages that have ended."""
+    rows = await driver.fetch(
+        "SELECT message_id FROM finals WHERE message_id = ANY($1)", [PgUUID(m) for m in message_ids]
+    )
+    return {row[0].bytes for row in rows}
+
+
+def _without(parcel: Parcel, ended: set[bytes]) -> Parcel:
+    """The parcel without members that have ended."""
+    alive = [e for e in parcel.pack.entries if ids.message_id(parcel.pack_id, e.index) not in ended]
+    if len(alive) == len(parcel.pack.entries):
+        return parcel
+    return msgspec.structs.replace(parcel, pack=msgspec.structs.replace(parcel.pack, entries=alive))
+
+
+async def _wake_parked(driver: asyncpg.Connection, batch: Record, now: datetime) -> None:
+    """An attempt has become `unknown`: a receipt that fits nothing yet may be its own. Look before it is repeated."""
+    gateways = {row[4] for row in batch.outcomes if row[5] == OUTCOME_UNKNOWN}
+    if gateways:
+        await driver.execute(
+            "UPDATE parked_receipts SET next_at = $2 WHERE gateway_id = ANY($1::smallint[]) AND next_at > $2",
+            list(gateways),
+            now,
+        )
 
 
 async def recorded(driver: asyncpg.Connection, batch: Record, lease_id: int) -> bool:

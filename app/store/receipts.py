@@ -57,13 +57,14 @@ class Slip(msgspec.Struct, gc=False):
 
 
 class Match(msgspec.Struct, gc=False):
-    """The attempt that a receipt speaks of."""
+    """The attempt that a receipt speaks of. `others` are segments that the carrier knows by the same id."""
 
     message_id: bytes
     segment: int
     segments: int
     answered_at: datetime
     from_state: State
+    others: list[int] = []
 
 
 class Origin(msgspec.Struct, gc=False, frozen=True):
@@ -133,7 +134,8 @@ def _newest(rows: Sequence[asyncpg.Record], slip: Slip) -> Match | None:
             best = row
     if best is None:
         return None
-    return Match(best[1].bytes, best[2], best[3], best[5], State.submitted)
+    others = [row[2] for row in rows if row[1] == best[1] and row[2] != best[2]] if best[3] > 1 else []
+    return Match(best[1].bytes, best[2], best[3], best[5], State.submitted, others)
 
 
 async def match_unknown(
@@ -183,6 +185,9 @@ async def store(
     now = at(now_s)
     assert now is not None
     await _write_receipts(driver, matched, now)
+    if any(found.segments > 1 or found.from_state is not State.submitted for _, found in matched):
+        # Whoever records a later attempt, or another segment, must see what is ended here, or be seen.
+        await driver.execute("SELECT pg_advisory_xact_lock($1)", locks.SEGMENTS)
     candidates: dict[bytes, tuple[Slip, Match, State]] = {}
     several = []
     for slip, found in matched:
@@ -220,14 +225,17 @@ async def _left(driver: asyncpg.Connection, ending: dict[bytes, State], now: dat
         return {}
     waiting = await _take_out(driver, ending, now)
     rows = await driver.fetch(
-        "SELECT a.message_id, a.attempt, bool_or(o.kind = 4) AS unknown, count(o.kind) AS answers"
+        "SELECT a.message_id, a.attempt, bool_or(o.kind = 4) AS unknown, count(o.kind) AS answers,"
+        " bool_or(o.kind = 3) AS again"
         " FROM attempts a LEFT JOIN outcomes o ON o.message_id = a.message_id AND o.attempt = a.attempt"
         " WHERE a.message_id = ANY($1) AND a.kind = 4 GROUP BY 1, 2 ORDER BY 1, 2",
         [PgUUID(one) for one in ending],
     )
     found = {}
     for row in rows:  # the last attempt's row stays
-        state = State.unknown if row["unknown"] else State.submitted if row["answers"] else State.submitting
+        # What is to be repeated is still `submitting` until its new parcel stands.
+        answered = row["answers"] and not row["again"]
+        state = State.unknown if row["unknown"] else State.submitted if answered else State.submitting
         found[row["message_id"].bytes] = state
     return found | dict.fromkeys(waiting, State.queued)
 
@@ -323,18 +331,19 @@ async def _whole_messages(
 ) -> list[tuple[Slip, Match, State]]:
     """Texts of several segments that now have a final state for each; the worst one is the message's.
 
-    The receipts of one text may come by two dispatchers at once: whoever stores second must see the first.
+    The receipts of one text may come by two dispatchers at once: whoever stores second must see the first
+    (`store` has taken the lock).
     """
     if not parts:
         return []
-    await driver.execute("SELECT pg_advisory_xact_lock($1)", locks.SEGMENTS)
+    rows_of = [(s, m, state, segment) for s, m, state in parts for segment in (m.segment, *m.others)]
     await driver.execute(
         "INSERT INTO segment_states SELECT u.*, $5 FROM"
         " unnest($1::uuid[], $2::smallint[], $3::smallint[], $4::text[]) u ON CONFLICT DO NOTHING",
-        [PgUUID(m.message_id) for _, m, _ in parts],
-        [m.segment for _, m, _ in parts],
-        [int(state) for _, _, state in parts],
-        [s.raw for s, _, _ in parts],
+        [PgUUID(m.message_id) for _, m, _, _ in rows_of],
+        [segment for _, _, _, segment in rows_of],
+        [int(state) for _, _, state, _ in rows_of],
+        [s.raw for s, _, _, _ in rows_of],
         now,
     )
     by_id = {m.message_id: (s, m) for s, m, _ in parts}

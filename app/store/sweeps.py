@@ -16,6 +16,7 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 from app.domain import ids, retry
 from app.domain.message import State
 from app.domain.pack import Entry, Parcel, indexes_of, narrowed
+from app.store import locks
 from app.store.dispatch import OUTCOME_COLUMNS, Tally, insert_parcels, write_finals, write_tallies
 from app.store.intake import at
 from app.store.parcels import parcel_of
@@ -55,6 +56,7 @@ async def retake_page(
             RETAKE_PAGE,
         )
         parcels = [parcel_of(row) for row in rows]
+        await driver.execute("SELECT pg_advisory_xact_lock($1)", locks.SEGMENTS)  # receipts end messages, too
         estate = await _Estate.read(driver, parcels)
         work = _Settlement(now_s, to_check)
         for parcel in parcels:
@@ -165,7 +167,7 @@ class _Settlement:
                 parts[segment] = retry.Part(_PARTS[kind], reason)
                 if segment not in known:
                     lost.append(segment)
-        if not lost and final:
+        if final:  # by what was recorded, or by a receipt for an earlier attempt
             return None
         end = retry.conclude(
             parts,
@@ -180,6 +182,14 @@ class _Settlement:
             self._count(parcel, entry, message_id, gateway_id, lost, total, end)
         elif end.state.final:  # by a hair: it had drawn another delay, and did not end the text
             end = msgspec.structs.replace(end, again_s=0.0, mask=_repeated(parts))
+        if not lost and end.again_s is not None:  # the move back to the queue goes with the new parcel
+            doubtful = any(part is not None and part.kind == "unknown" for part in parts)
+            before = State.unknown if doubtful else State.submitting
+            key = (
+                pack.tenant_id, pack.batch_id, pack.region, pack.category,
+                gateway_id, int(before), int(State.queued),
+            )  # fmt: skip
+            self.tallies[key] = self.tallies.get(key, 0) + 1
         return end
 
     def _count(
@@ -412,6 +422,11 @@ async def accounting(driver: asyncpg.Connection) -> dict[str, float]:
     accepted = sum(r[2] for r in moves if r[0] == 0)
     into = sum(r[2] for r in moves if State(r[1]).final and not (r[0] and State(r[0]).final))
     in_queue = sum(r[2] for r in moves if r[1] == queued) - sum(r[2] for r in moves if r[0] == queued)
+    net: dict[int, int] = {}
+    for before, after, n in moves:
+        net[after] = net.get(after, 0) + n
+        if before:
+            net[before] = net.get(before, 0) - n
     row = await driver.fetchrow(
         "SELECT coalesce(sum(n), 0) AS n, coalesce(sum(in_flight), 0) AS in_flight,"
         " count(*) FILTER (WHERE lease_id IS NULL) AS open FROM parcels"
@@ -422,13 +437,8 @@ async def accounting(driver: asyncpg.Connection) -> dict[str, float]:
         "open": float(accepted - into),
         "queued_by_tallies": float(in_queue),
         "queued_by_parcels": float(row["n"]),
-        "open_parcels": float(row["open"]),
-    net: dict[int, int] = {}
-    for before, after, n in moves:
-        net[after] = net.get(after, 0) + n
-        if before:
-            net[before] = net.get(before, 0) - n
-    }
         "submitting_by_tallies": float(net.get(_SUBMITTING, 0)),
         "submitting_by_parcels": float(row["in_flight"]),
         "negative": float(-sum(n for n in net.values() if n < 0)),
+        "open_parcels": float(row["open"]),
+    }
