@@ -153,6 +153,9 @@ async def _moved(
     change = await change_of(request)
     async with context_of(request).database.driver() as driver:
         before = await _found(driver, caller, batch_id)
+        counts = await batches.counts(driver, [before.id], time.time())
+        if views.batch_view(before, counts[before.id]).state == "completed":
+            raise Problem(409, "too_late", "the batch is completed")
         if before.state is not to:
             async with driver.transaction():
                 if not await batches.move(driver, caller.tenant_id, batch_id, allowed, to):

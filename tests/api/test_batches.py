@@ -155,6 +155,23 @@ async def test_pause_resume_and_cancel_are_audited_and_idempotent(api):
     assert (await api.post(f"{url}/pause", {"reasn": "x"})).code == "unknown_field"
 
 
+@pytest.mark.parametrize("stood", ["running", "paused"])
+async def test_a_completed_batch_stays_as_it_is(api, stood):
+    url = (await api.post("/v1/batches", api.batch(recipients(2)))).json["url"]
+    if stood == "paused":
+        assert (await api.post(f"{url}/pause")).status == 200
+    await api.fetch(
+        "INSERT INTO tallies (tenant_id, batch_id, region, category, from_state, to_state, n, at) "
+        "VALUES ($1, $2, 'US', 2, 2, 10, 2, now())",
+        api.tenant_id,
+        url.rpartition("/")[2],
+    )
+    for what in ("pause", "resume", "cancel"):
+        reply = await api.post(f"{url}/{what}")
+        assert (reply.status, reply.code) == (409, "too_late"), what
+    assert (await api.get(url)).json["state"] == "completed"
+
+
 async def test_counts_follow_the_tallies_and_the_roll_up(api):
     url = (await api.post("/v1/batches", api.batch(recipients(6)))).json["url"]
     batch_id = url.rpartition("/")[2]
