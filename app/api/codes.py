@@ -62,7 +62,7 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
         "sender_required": "No sender is given, and the tenant has no default",
         "body_or_template": "Either a body or a template is needed",
         "empty_body": "The text is empty",
-        "body_too_long": "The text has too many segments",
+        "body_too_long": "The text is too long",
         "template_syntax": "The body's variables can't be read",
         "template_too_many_variables": "The body has too many variables",
         "missing_variable": "A variable has no value",

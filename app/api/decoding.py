@@ -110,6 +110,8 @@ def field_error(message: str, base: str = "") -> FieldError:
         )
     if "of length" in what:
         code = "too_long" if "<=" in what else "too_short"
+        if code == "too_long" and pointer in ("/body", "query/body"):
+            code = "body_too_long"  # the same as for too many segments: what is to be done is the same
         return FieldError(pointer, code, _lowered(what))
     if "out of range" in what or "`int` <" in what or "`int` >" in what:
         return FieldError(pointer, "out_of_range", _lowered(what))

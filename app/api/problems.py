@@ -188,6 +188,8 @@ def of_validation(error: RequestValidationError) -> Problem:
             str(found["msg"]) if kind != "value_error" else str(found["msg"]).removeprefix("Value error, ")
         )
         place = pointer if where == "body" else f"{where}{pointer}"
+        if (place, code) == ("/body", "too_long"):
+            code = "body_too_long"  # of a template: as for a message
         errors.append(FieldError(pointer=place, code=code, detail=detail))
     return Problem(422, "invalid_request", errors[0].detail if errors else "the request is not valid", errors)
 

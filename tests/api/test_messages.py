@@ -88,7 +88,7 @@ BAD = [
     ({"template": "x"}, "unknown_template", "/template"),
     ({"body": None, "template": "x\x00"}, "nul_character", "/template"),
     ({"body": "é" * 1_600}, "body_too_long", "/body"),
-    ({"body": "x" * 1_601}, "too_long", "/body"),
+    ({"body": "x" * 1_601}, "body_too_long", "/body"),
     ({"body": "Hi {name}"}, "missing_variable", "/variables/name"),
     ({"body": "Hi {name"}, "template_syntax", "/body"),
     ({"body": "Hi {a.b}", "variables": {"a": "x"}}, "template_syntax", "/body"),

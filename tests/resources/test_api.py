@@ -251,7 +251,7 @@ async def test_a_new_tenant_may_send_at_once(api: Client, database: Database, qu
     while path:
         page = await api.ok("GET", path)
         names += [one["name"] for one in page["data"]]
-        path = page["next_cursor"] and f"/v1/tenants?limit=1&cursor={page['next_cursor']}"
+        path = page["next"] and f"/v1/tenants?limit=1&cursor={page['next']}"
     assert names[0] == "default"
     assert "fresh" in names
 
@@ -376,11 +376,11 @@ async def test_many_at_once_and_in_pages(
     while path:
         page = await api.ok("GET", path)
         seen += [one["to"] for one in page["data"]]
-        path = page["next_cursor"] and f"/v1/suppressions?limit=500&cursor={page['next_cursor']}"
+        path = page["next"] and f"/v1/suppressions?limit=500&cursor={page['next']}"
     assert sorted(seen) == numbers
     assert (await other.ok("GET", "/v1/suppressions"))["data"] == []
     page = await api.ok("GET", "/v1/suppressions?limit=1")
-    stolen = f"/v1/suppressions?limit=1&cursor={page['next_cursor']}"
+    stolen = f"/v1/suppressions?limit=1&cursor={page['next']}"
     assert (await other.refused("GET", stolen))[:2] == (400, "invalid_cursor")
     too_many = {"suppressions": [{"to": "+12025550111"}] * 10_001}
     assert (await api.refused("POST", "/v1/suppressions/bulk", too_many))[0] in (413, 422)
@@ -486,7 +486,7 @@ async def test_inbound_texts_are_their_tenant_s(api: Client, other: Client, data
         await insert(driver, rows)
     page = await api.ok("GET", "/v1/inbound?limit=2")
     assert [one["text"] for one in page["data"]] == ["t2", "t1"]
-    rest = await api.ok("GET", f"/v1/inbound?limit=2&cursor={page['next_cursor']}")
+    rest = await api.ok("GET", f"/v1/inbound?limit=2&cursor={page['next']}")
     assert [(one["text"], one["from"], one["gateway"]) for one in rest["data"]] == [
         ("t0", "+12025550101", "g3")
     ]
@@ -515,7 +515,7 @@ async def test_a_webhook_endpoint_from_its_secret_to_its_replays(
     page = await api.ok("GET", f"{path}/deliveries?state=delivered&limit=1")
     [delivery] = page["data"]
     assert (delivery["state"], delivery["next_at"]) == ("delivered", None)
-    assert page["next_cursor"]
+    assert page["next"]
     one = await api.ok("POST", f"{path}/deliveries/{delivery['id']}/replay")
     assert one == {"replayed": 1}
     assert len((await api.ok("GET", f"{path}/deliveries?state=pending"))["data"]) == 1
@@ -581,3 +581,8 @@ async def test_a_body_that_can_t_be_read_is_a_problem(api: Client, content: byte
             "POST", f"/v1/{path}", raw=content, Content_Type="application/json"
         )
         assert 400 <= status < 500, (path, code)
+
+
+async def test_a_template_s_body_that_is_too_long_has_the_code_of_a_message_s(api: Client) -> None:
+    body = {"name": "too-long", "body": "x" * 1_601}
+    assert (await api("POST", "/v1/templates", body))[1]["errors"][0]["code"] == "body_too_long"

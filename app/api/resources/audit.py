@@ -37,7 +37,7 @@ class AuditPage(BaseModel):
     """Newest first."""
 
     data: list[Entry]
-    next_cursor: str | None
+    next: str | None
 
 
 @router.get("/v1/audit", summary="Read the audit log")
@@ -62,4 +62,4 @@ async def list_audit(
         )
     last = b"%d" % page[-1].id if len(page) == limit else None
     data = [Entry.model_validate(one, from_attributes=True) for one in page]
-    return AuditPage(data=data, next_cursor=after(last, caller, filters))
+    return AuditPage(data=data, next=after(last, caller, filters))

@@ -74,7 +74,7 @@ class ConsentPage(BaseModel):
     """In a stable order."""
 
     data: list[Consent]
-    next_cursor: str | None
+    next: str | None
 
 
 Told = tuple[bool, rules.Word]
@@ -196,14 +196,14 @@ async def list_consents(
             limit=limit,
         )
     last = page[-1].recipient + page[-1].purpose.encode() if len(page) == limit else None
-    return ConsentPage(data=[_view(one) for one in page], next_cursor=after(last, caller, filters))
+    return ConsentPage(data=[_view(one) for one in page], next=after(last, caller, filters))
 
 
 @router.get("/v1/consents/{number}", summary="A number's consents")
 async def get_consents(number: str, request: Request, caller: Ruler) -> ConsentPage:
     """What a person said, by purpose."""
     found = await _of_number(request, caller, e164(number, "path/number"))
-    return ConsentPage(data=found, next_cursor=None)
+    return ConsentPage(data=found, next=None)
 
 
 @router.delete("/v1/consents/{number}", summary="Withdraw a consent")

@@ -41,7 +41,7 @@ class InboundPage(BaseModel):
     """Newest first."""
 
     data: list[Inbound]
-    next_cursor: str | None
+    next: str | None
 
 
 @router.get("/v1/inbound", summary="List inbound texts")
@@ -65,7 +65,7 @@ async def list_inbound(
         )
     last = page[-1].id.bytes if len(page) == limit else None
     data = [Inbound.model_validate(one, from_attributes=True) for one in page]
-    return InboundPage(data=data, next_cursor=after(last, caller, filters))
+    return InboundPage(data=data, next=after(last, caller, filters))
 
 
 @router.get("/v1/inbound/{inbound_id}", summary="One inbound text")

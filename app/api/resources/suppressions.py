@@ -71,7 +71,7 @@ class SuppressionPage(BaseModel):
     """In a stable order."""
 
     data: list[Suppression]
-    next_cursor: str | None
+    next: str | None
 
 
 class Event(BaseModel):
@@ -233,7 +233,7 @@ async def list_suppressions(
             limit=limit,
         )
     last = page[-1].recipient + page[-1].sender.encode() if len(page) == limit else None
-    return SuppressionPage(data=[_view(one) for one in page], next_cursor=after(last, caller, filters))
+    return SuppressionPage(data=[_view(one) for one in page], next=after(last, caller, filters))
 
 
 @router.get("/v1/suppressions/{number}", summary="What holds for a number")

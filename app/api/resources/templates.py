@@ -52,7 +52,7 @@ class TemplatePage(BaseModel):
     """Templates, or versions of one."""
 
     data: list[Template]
-    next_cursor: str | None
+    next: str | None
 
 
 class NewVersion(Strict):
@@ -113,7 +113,7 @@ async def list_templates(
             driver, caller.tenant_id, after=(start or b"").decode(), archived=archived, limit=limit
         )
     last = page[-1].name.encode() if len(page) == limit else None
-    return TemplatePage(data=[_view(one) for one in page], next_cursor=after(last, caller, filters))
+    return TemplatePage(data=[_view(one) for one in page], next=after(last, caller, filters))
 
 
 @router.get("/v1/templates/{name}", summary="One template")
@@ -136,7 +136,7 @@ async def list_versions(
     if not page and below is None:
         raise Problem(404, "not_found", "there is no such template")
     last = b"%d" % page[-1].version if len(page) == limit else None
-    return TemplatePage(data=[_view(one) for one in page], next_cursor=after(last, caller, filters))
+    return TemplatePage(data=[_view(one) for one in page], next=after(last, caller, filters))
 
 
 @router.get("/v1/templates/{name}/versions/{version}", summary="One version of a template")

@@ -65,7 +65,7 @@ class TenantPage(BaseModel):
     """Tenants by id."""
 
     data: list[Tenant]
-    next_cursor: str | None
+    next: str | None
 
 
 class NewTenant(Strict):
@@ -107,7 +107,7 @@ async def list_tenants(
     async with context_of(request).database.connect() as connection:
         page = await tenants.page(connection, after_id=int(start or b"0"), limit=limit)
     last = b"%d" % page[-1].id if len(page) == limit else None
-    return TenantPage(data=[_view(one) for one in page], next_cursor=after(last, caller, _FILTERS))
+    return TenantPage(data=[_view(one) for one in page], next=after(last, caller, _FILTERS))
 
 
 @router.get("/v1/tenants/{tenant_id}", summary="One tenant")

@@ -107,7 +107,7 @@ class DeliveryPage(BaseModel):
     """Newest first."""
 
     data: list[Delivery]
-    next_cursor: str | None
+    next: str | None
 
 
 class Replay(Strict):
@@ -313,7 +313,7 @@ async def list_deliveries(
             driver, caller.tenant_id, one, state=number, before=before, limit=limit
         )
     last = page[-1].id.bytes if len(page) == limit else None
-    return DeliveryPage(data=[_delivery(d) for d in page], next_cursor=after(last, caller, filters))
+    return DeliveryPage(data=[_delivery(d) for d in page], next=after(last, caller, filters))
 
 
 def _delivery(found: webhooks.Delivery) -> Delivery:
