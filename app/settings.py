@@ -81,8 +81,11 @@ def _host(value: str) -> str:
 
 def _data_dir(value: str) -> Path:
     path = Path(value).expanduser()
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{value} is not a folder")
+    try:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{value} is not a folder")
+    except OSError as error:  # of a folder above it that we may not enter
+        raise ValueError(f"{value} can't be reached: {error.strerror}") from None
     return path
 
 

@@ -27,7 +27,7 @@ from app.cli.role_output import RoleOutput
 from app.cli.terminal import Failure, say
 from app.cli.unreachable import name_the_engine
 from app.engines import ports
-from app.engines.home import Home
+from app.engines.home import Home, demand_a_name
 from app.engines.postgres import Postgres
 from app.engines.process import end_all, spawn, started_with
 from app.engines.running import Engine
@@ -94,6 +94,8 @@ class Start:
 
     def everything(self) -> None:
         """All steps. Raises EngineError, ConfigError, Failure (one line each) or Stopped."""
+        if self.settings.database_url is None:
+            demand_a_name()
         say(f"data in {_short(self.home.data_dir)}")
         end_all(lambda: started_with(MARK, self._mark()), signal.SIGTERM, STALE_GRACE_S)
         self._choose_ports()

@@ -51,7 +51,7 @@ class Home:
     def __init__(self, data_dir: Path) -> None:
         """Make the directory if need be and lock it; EngineError when another process holds it."""
         self.data_dir = data_dir.absolute()
-        _make(self.data_dir, "data directory")
+        _make(self.data_dir, "data directory (VOLLEY_DATA_DIR)")
         self._locks = [_lock(self.data_dir)]
         try:
             self.secrets = self._load_secrets()
@@ -202,6 +202,17 @@ def _account(cluster: Path) -> Account | None:
             "start Volley as an ordinary user"
         ) from None
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def demand_a_name() -> None:
+    """EngineError when our uid has no name: initdb looks it up, and would end in the middle of a start."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise EngineError(
+            f"PostgreSQL doesn't run as a user without a name: add uid {os.geteuid()} to /etc/passwd, "
+            "or set VOLLEY_DATABASE_URL"
+        ) from None
 
 
 def _engines_folder(data_dir: Path, account: Account | None) -> Path:
