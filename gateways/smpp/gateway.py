@@ -31,6 +31,7 @@ from gateways.smpp.receipts import ReceiptReader, id_normaliser
 from gateways.smpp.session import Counters, State
 
 TICK_S = 0.1
+SAY_DOWN_S = 60.0  # between two lines about a bind that stays down for one reason
 # A bind that lived so long, or answered anything, is worth an immediate new try.
 _STEADY_S = 10.0
 _MIN_WAKE_S = 0.002
@@ -55,6 +56,8 @@ class Link:
         self._config = gateway.config
         self.pacer = Pacer(self._config.options.rate, gateway.clock())
         self.task: asyncio.Task[None] | None = None
+        self._said: str | None = None  # the reason that was logged last
+        self._say_again_at = 0.0
 
     def set_state(self, state: Literal["connecting", "bound", "closing", "down"]) -> None:
         """For the console."""
@@ -76,9 +79,16 @@ class Link:
             if self._gateway.closing:
                 return
             delay_s = options.reconnect_min_s if steady else min(delay_s * 2, options.reconnect_max_s)
-            _log.warning("%s is down: %s", self.name, self.error)
+            self._say_down()
             # Jitter keeps the binds of many processes from coming back in one instant.
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+
+    def _say_down(self) -> None:
+        """Once a reason, and then once in a while: a carrier may be away for days."""
+        now = self._gateway.clock()
+        if self.error != self._said or now >= self._say_again_at:
+            self._said, self._say_again_at = self.error, now + SAY_DOWN_S
+            _log.warning("%s is down: %s", self.name, self.error)
 
     async def _live(self) -> bool:
         """One connection from start to end; whether it was a good one."""
@@ -112,7 +122,7 @@ class Link:
 
     def _on_bound(self) -> None:
         self.set_state("bound")
-        self.error = ""
+        self.error, self._said = "", None
         _log.info("%s is bound as %s", self.name, self.kind)
         self._gateway.changed()
 

@@ -17,6 +17,7 @@ from gateways.base import Accepted, Retry, Unknown
 from gateways.sandbox import Behaviour, Sandbox, Settings
 from gateways.sandbox.server import Connection
 from gateways.smpp import connection as connection_module
+from gateways.smpp import gateway as gateway_module
 from gateways.smpp import intake as intake_module
 from gateways.smpp import pdu
 
@@ -463,3 +464,37 @@ async def test_on_uvloop_too(submission):
         return sink.accepted, sink.receipts_seen
 
     assert await asyncio.to_thread(uvloop.run, scenario()) == (150, 150)
+
+
+async def test_a_bind_that_stays_down_is_logged_once_a_reason_and_then_now_and_again(
+    opened, monkeypatch, caplog
+):
+    tries = asyncio.Semaphore(0)
+
+    def hang_up(_, writer):
+        tries.release()
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    def said():
+        return [record.getMessage() for record in caplog.records if "is down" in record.getMessage()]
+
+    async def tried(times):
+        async with asyncio.timeout(10):
+            for _ in range(times):
+                await tries.acquire()
+
+    await opened(port, reconnect_max_s=0.05)
+    await tried(5)
+    assert len(said()) == 1
+    monkeypatch.setattr(gateway_module, "SAY_DOWN_S", 0.0)
+    server.close()
+    async with asyncio.timeout(10):
+        while not any("can't connect" in line for line in said()):
+            await asyncio.sleep(0.01)
+    assert len(said()) == 2
+    async with asyncio.timeout(10):  # that reason is repeated when its time is over
+        while len(said()) < 4:
+            await asyncio.sleep(0.01)
