@@ -28,7 +28,11 @@ any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 
 @pytest.mark.parametrize(
     ("character", "code"),
-    [(character, row * 16 + column) for row, line in enumerate(BASIC) for column, character in enumerate(line)]
+    [
+        (character, row * 16 + column)
+        for row, line in enumerate(BASIC)
+        for column, character in enumerate(line)
+    ]
     + list(ESCAPED_CHARACTERS.items()),
 )
 def test_a_character_of_the_default_alphabet_is_one_septet(character, code):
@@ -42,7 +46,9 @@ def test_a_character_of_the_extension_table_is_an_escape_pair(character, code):
     assert decode_gsm7(bytes([0x1B, code])) == character
 
 
-@pytest.mark.parametrize("character", ["`", "ç", "á", "ã", "ạ", "中", "😀", "\t", "\x1b", "‘", "’", "\x7f", "\xa0"])
+@pytest.mark.parametrize(
+    "character", ["`", "ç", "á", "ã", "ạ", "中", "😀", "\t", "\x1b", "‘", "’", "\x7f", "\xa0"]
+)
 def test_anything_else_makes_the_text_ucs2(character):
     assert segment(character).encoding == "ucs2"
     assert segment("plain " + character).parts == (("plain " + character).encode("utf-16-be"),)
