@@ -25,6 +25,7 @@ from dispatcher.recorder import Recorder
 from gateways.base import Receipt
 
 GROUP_LIMIT = 2_000
+GROUPS_AT_ONCE = 2  # one is being made ready while the other one commits
 ORIGINS_KEPT = 50_000
 RETRY_S = 0.5
 
@@ -48,7 +49,7 @@ class Receiver:
         self._publisher = publisher
         self._clock = clock
         self._waiting: list[tuple[list[store.Slip], asyncio.Future[None]]] = []
-        self._busy: asyncio.Task[None] | None = None
+        self._busy: set[asyncio.Task[None]] = set()
         self._origins: OrderedDict[bytes, store.Origin] = OrderedDict()
 
     async def take(self, gateway_id: int, batch: Sequence[Receipt]) -> None:
@@ -70,8 +71,8 @@ class Receiver:
         ]
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((slips, future))
-        if self._busy is None:
-            self._busy = asyncio.create_task(self._drain())
+        if len(self._busy) < GROUPS_AT_ONCE:
+            self._busy.add(asyncio.create_task(self._drain()))
         await future
 
     async def _drain(self) -> None:
@@ -94,8 +95,10 @@ class Receiver:
                     for _, future in group:
                         if not future.done():
                             future.set_result(None)
-        finally:
-            self._busy = None
+        finally:  # in the same turn as the last look at `_waiting`: what comes next finds room for a task
+            task = asyncio.current_task()
+            assert task is not None
+            self._busy.discard(task)
 
     async def _store(self, slips: list[store.Slip]) -> None:
         now_s = self._clock()
