@@ -105,6 +105,7 @@ def lost_infrastructure(error: BaseException) -> bool:
         OSError  # refused, reset, no route; TimeoutError is one
         | asyncio.TimeoutError
         | PoolTimeout
+        | asyncpg.InternalClientError  # the connection broke between two steps of asyncpg's protocol
         | asyncpg.PostgresConnectionError
         | asyncpg.CannotConnectNowError
         | asyncpg.AdminShutdownError
