@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.countries.packs import Packs
+from app.policy import Desk
 from app.queue import cleaning, lanes, status
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.settings import Settings
@@ -33,7 +34,6 @@ from app.store.webhooks import Publisher
 from dispatcher import inbound, rebuild, webhooks
 from dispatcher.fleet import Fleet
 from dispatcher.metrics import Metrics
-from dispatcher.policy import Desk
 from dispatcher.receipts import Receiver
 from dispatcher.recorder import Recorder
 from dispatcher.sweeper import Sweeper

@@ -19,6 +19,7 @@ from app.domain import ids, template, text
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Parcel, narrowed
 from app.domain.recipient import to_check
+from app.policy import Decision, Desk, Step, Waits, trace_id
 from app.queue import lanes, rules, throttles
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import attempts, dispatch
@@ -28,7 +29,6 @@ from app.store.parcels import HORIZON_S
 from app.store.webhooks import Publisher
 from dispatcher.fleet import Fleet, Open
 from dispatcher.metrics import Metrics
-from dispatcher.policy import Decision, Desk, Step, Waits, trace_id
 from dispatcher.recorder import Recorder, Tag, Work
 from gateways.base import Outcome, Retry, Submission
 
