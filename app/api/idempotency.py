@@ -12,21 +12,26 @@ request that was refused may be mended and sent with its key. An answer marked `
 (one that shows a secret) is not kept: its repetition is a 409 `idempotency_answer_not_kept`, and nothing
 is done twice.
 
+A streamed body is hashed as it is read (`StreamedRoute`): what it asks for is known, and compared, at its end.
+
 The hot routes (messages, batches) claim their keys inside the accepting transaction: see `app.intake`.
 A route here that crashes between its own commit and its answer's may be done again when the lease is over.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.types import Message, Receive
 
 from app.api.auth import Required, caller_from
 from app.api.problems import Problem
@@ -39,6 +44,10 @@ REPLAYED = "idempotency-replayed"
 MAX_KEY_CHARS = 255
 LEASE_S = 60.0
 NOT_KEPT = 0  # the status stored in place of an answer that shows a secret
+
+UNREAD = b""  # the hash of a request whose body is still streaming in
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +103,7 @@ def replayed(status: int, stored: StoredAnswer) -> Response:
 class IdempotentRoute(APIRoute):
     """A FastAPI route whose POST honours `Idempotency-Key`. See the head of this file."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
         required = [d.call for d in self.dependant.dependencies if isinstance(d.call, Required)]
 
@@ -108,22 +117,79 @@ class IdempotentRoute(APIRoute):
             for one in required:
                 caller.demand(one.scope)
             slot = Slot(caller.tenant_id, f"POST {request.url.path}", key)
-            wanted = request_hash(request.url.query.encode(), await request.body())
-            database: Database = request.app.state.context.database
-            async with database.driver() as driver:
-                if not await idempotency.claim(driver, slot, wanted, LEASE_S):
-                    kept = await idempotency.kept(driver, slot)
-                    return replayed(*judged(kept, wanted))
-            return await _done(database, slot, handle, request)
+            return await self._once(request.app.state.context.database, slot, handle, request)
 
         return idempotent
 
+    async def _once(self, database: Database, slot: Slot, handle: Handler, request: Request) -> Response:
+        wanted = request_hash(request.url.query.encode(), await request.body())
+        async with database.driver() as driver:
+            if not await idempotency.claim(driver, slot, wanted, LEASE_S):
+                kept = await idempotency.kept(driver, slot)
+                return replayed(*judged(kept, wanted))
+        return await _done(database, slot, handle, request)
+
+
+class StreamedRoute(IdempotentRoute):
+    """The same for a body that is too large to be held: the claim stands while it streams in, and its hash is
+    stored with the answer. A request that repeats the key after that is read to its end and compared."""
+
+    async def _once(self, database: Database, slot: Slot, handle: Handler, request: Request) -> Response:
+        body = _Hashed(request)
+        async with database.driver() as driver:
+            ours = await idempotency.claim(driver, slot, UNREAD, LEASE_S)
+            kept = None if ours else await idempotency.kept(driver, slot)
+        if ours:
+            async with _held(database, slot):
+                return await _done(database, slot, handle, Request(request.scope, body), body)
+        if kept is None or kept.status is None:
+            return replayed(*judged(None, UNREAD))  # whatever it asks for, the first is under way
+        async for _ in Request(request.scope, body).stream():
+            pass
+        return replayed(*judged(kept, body.digest()))
+
+
+class _Hashed:
+    """An ASGI `receive` that hashes the body on its way."""
+
+    def __init__(self, request: Request) -> None:
+        self._receive: Receive = request.receive
+        kind = request.headers.get("content-type", "").encode("latin-1")
+        self._head = request_hash(request.url.query.encode(), kind)
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._hash.update(message.get("body", b""))
+        return message
+
+    def digest(self) -> bytes:
+        """Of the request, as far as it was read."""
+        return request_hash(self._head, self._hash.digest())
+
+
+@asynccontextmanager
+async def _held(database: Database, slot: Slot) -> AsyncIterator[None]:
+    """Keep a claim for as long as its request takes."""
+
+    async def extend() -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 4)
+            try:
+                async with database.driver() as driver:
+                    await idempotency.extend(driver, slot, LEASE_S)
+            except Exception:
+                log.warning("an idempotency claim could not be extended", exc_info=True)
+
+    extending = asyncio.create_task(extend())
+    try:
+        yield
+    finally:
+        extending.cancel()
+
 
 async def _done(
-    database: Database,
-    slot: Slot,
-    handle: Callable[[Request], Coroutine[Any, Any, Response]],
-    request: Request,
+    database: Database, slot: Slot, handle: Handler, request: Request, body: _Hashed | None = None
 ) -> Response:
     """Run the request that holds the claim, and keep its answer."""
     try:
@@ -141,7 +207,7 @@ async def _done(
         headers = {n: response.headers[n] for n in ("content-type", "location") if n in response.headers}
         stored = encode_answer(StoredAnswer(bytes(response.body), headers))
     async with database.driver() as driver:
-        await idempotency.answer(driver, slot, status, stored)
+        await idempotency.answer(driver, slot, status, stored, body.digest() if body else None)
     return response
 
 

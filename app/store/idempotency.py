@@ -129,13 +129,17 @@ async def extend(driver: asyncpg.Connection, slot: Slot, lease_s: float) -> None
     )
 
 
-async def answer(driver: asyncpg.Connection, slot: Slot, status: int, response: bytes) -> None:
-    """Store the answer of a claim that the caller holds."""
+async def answer(
+    driver: asyncpg.Connection, slot: Slot, status: int, response: bytes, request_hash: bytes | None = None
+) -> None:
+    """Store the answer of a claim that the caller holds; `request_hash` if it was not known at the claim."""
     await driver.execute(
-        "UPDATE idempotency SET status = $4, response = $5 WHERE tenant_id = $1 AND route = $2 AND key = $3",
+        "UPDATE idempotency SET status = $4, response = $5, request_hash = coalesce($6, request_hash)"
+        " WHERE tenant_id = $1 AND route = $2 AND key = $3",
         *slot,
         status,
         response,
+        request_hash,
     )
 
 

@@ -17,7 +17,7 @@ from app.domain import ids, retry
 from app.domain.message import State
 from app.domain.pack import Entry, Parcel, indexes_of, narrowed
 from app.store import locks
-from app.store.dispatch import OUTCOME_COLUMNS, Tally, insert_parcels, write_finals, write_tallies
+from app.store.dispatch import OUTCOME_COLUMNS, Tally, are_final, insert_parcels, write_finals, write_tallies
 from app.store.intake import at
 from app.store.parcels import parcel_of
 from app.store.webhooks import Change, Publisher
@@ -81,7 +81,8 @@ class _Estate(msgspec.Struct):
 
     @classmethod
     async def read(cls, driver: asyncpg.Connection, parcels: Sequence[Parcel]) -> _Estate:
-        members = [PgUUID(ids.message_id(p.pack_id, e.index)) for p in parcels for e in p.pack.entries]
+        messages = [ids.message_id(p.pack_id, e.index) for p in parcels for e in p.pack.entries]
+        members = [PgUUID(one) for one in messages]
         attempts = await driver.fetch(
             "SELECT message_id, attempt, kind, gateway_id, mask FROM attempts WHERE message_id = ANY($1)",
             members,
@@ -90,14 +91,13 @@ class _Estate(msgspec.Struct):
             "SELECT message_id, attempt, segment, kind, reason, at FROM outcomes WHERE message_id = ANY($1)",
             members,
         )
-        finals = await driver.fetch("SELECT message_id FROM finals WHERE message_id = ANY($1)", members)
         by_attempt: dict[tuple[bytes, int], dict[int, tuple[int, str, float]]] = {}
         for r in outcomes:
             by_attempt.setdefault((r[0].bytes, r[1]), {})[r[2]] = (r[3], r[4] or "", r[5].timestamp())
         return cls(
             {(r[0].bytes, r[1]): (r[2], r[3] or 0, r[4]) for r in attempts},
             by_attempt,
-            {r[0].bytes for r in finals},
+            await are_final(driver, messages),
         )
 
 

@@ -11,23 +11,22 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.routing import APIRoute
 from pydantic import AwareDatetime, BaseModel, Field
 
 from app import rules
-from app.api import limits, openapi
+from app.api import limits
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
 from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Strict, Text, after, e164, place
-from app.api.resources.imports import Intake, Taken, rows_of
+from app.api.resources.imports import FILE, Intake, Taken, router_of_files, take_file
 from app.api.resources.suppressions import owner_of, storable
 from app.domain.recipient import hash_of
 from app.store import rules as book
 
 router = APIRouter(tags=["consents"], route_class=IdempotentRoute, responses=PROBLEMS)
-files = APIRouter(tags=["consents"], route_class=APIRoute, responses={**PROBLEMS, 415: openapi.problem(415)})
+files = router_of_files("consents")
 Ruler = Annotated[Caller, Depends(require("rules"))]
 COLUMNS = ("purpose", "source", "at")
 PURPOSE = r"^[a-z][a-z0-9_\-]{0,63}$"
@@ -153,26 +152,14 @@ async def create_consents(body: Bulk, request: Request, caller: Ruler) -> Taken:
 @files.post(
     "/v1/consents/import",
     summary="Record a file of consents",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "text/csv": {"schema": {"type": "string"}},
-                "application/x-ndjson": {"schema": {"type": "string"}},
-            },
-        }
-    },
+    openapi_extra=FILE,
 )
 async def import_consents(request: Request, caller: Ruler) -> Taken:
     """Grants, as CSV with a header (`to`, and if wanted `purpose`, `source`, `at`) or NDJSON; streamed.
 
-    The same file may be sent again at any time, whole: it needs no `Idempotency-Key`.
+    A file that broke off may be sent again, whole: a row that is taken twice changes nothing.
     """
-    intake = _intake(request, caller)
-    async for line, row in rows_of(request, Row, COLUMNS):
-        await intake.row(line, row)
-    await intake.flush()
-    return intake.taken
+    return await take_file(request, Row, COLUMNS, _intake(request, caller))
 
 
 @router.get("/v1/consents", summary="List consents")

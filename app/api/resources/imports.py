@@ -11,15 +11,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from typing import Any, Generic, TypeVar
 
 import msgspec
-from fastapi import Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from app.api import openapi
 from app.api.decoding import decode
+from app.api.idempotency import StreamedRoute
 from app.api.problems import FieldError, Problem
+from app.api.resources.base import PROBLEMS
 from app.api.rows import CSV, NDJSON, CsvRows, Record, Records
 
 CHUNK_ROWS = 2_000
 MAX_LISTED = 100
+FILE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {kind: {"schema": {"type": "string"}} for kind in ("text/csv", "application/x-ndjson")},
+    }
+}
+"""How an import's body is described: `openapi_extra` of its route."""
 
 Row = TypeVar("Row")
 Item = TypeVar("Item")
@@ -80,6 +90,21 @@ class Intake(Generic[Row, Item]):
         self.taken.rejected_count += 1
         if len(self.taken.rejected) < MAX_LISTED:
             self.taken.rejected.append(Rejection(index=index, pointer=pointer, code=code, detail=detail))
+
+
+def router_of_files(tag: str) -> APIRouter:
+    """For the imports of a resource."""
+    return APIRouter(tags=[tag], route_class=StreamedRoute, responses={**PROBLEMS, 415: openapi.problem(415)})
+
+
+async def take_file(
+    request: Request, kind: type[Row], columns: Collection[str], intake: Intake[Row, Any]
+) -> Taken:
+    """Take in the request's body, a file of rows of that kind. Raises Problem (415, 422, 413)."""
+    async for line, row in rows_of(request, kind, columns):
+        await intake.row(line, row)
+    await intake.flush()
+    return intake.taken
 
 
 async def rows_of(

@@ -10,25 +10,22 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from app import rules
-from app.api import limits, openapi
+from app.api import limits
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
 from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Strict, Text, after, changing, e164, place
-from app.api.resources.imports import Intake, Taken, rows_of
+from app.api.resources.imports import FILE, Intake, Taken, router_of_files, take_file
 from app.domain.recipient import hash_of
 from app.store import config
 from app.store import rules as book
 
 router = APIRouter(tags=["suppressions"], route_class=IdempotentRoute, responses=PROBLEMS)
-files = APIRouter(
-    tags=["suppressions"], route_class=APIRoute, responses={**PROBLEMS, 415: openapi.problem(415)}
-)
+files = router_of_files("suppressions")
 Ruler = Annotated[Caller, Depends(require("rules"))]
 COLUMNS = ("sender", "reason")
 MAX_EVIDENCE_BYTES = 8_192
@@ -173,26 +170,14 @@ async def create_suppressions(body: Bulk, request: Request, caller: Ruler) -> Ta
 @files.post(
     "/v1/suppressions/import",
     summary="Suppress a file of numbers",
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "text/csv": {"schema": {"type": "string"}},
-                "application/x-ndjson": {"schema": {"type": "string"}},
-            },
-        }
-    },
+    openapi_extra=FILE,
 )
 async def import_suppressions(request: Request, caller: Ruler) -> Taken:
     """CSV with a header (`to`, and if wanted `sender`, `reason`), or NDJSON with these fields; streamed.
 
-    The same file may be sent again at any time, whole: it needs no `Idempotency-Key`.
+    A file that broke off may be sent again, whole: a row that is taken twice changes nothing.
     """
-    intake = _intake(request, caller, "import")
-    async for line, row in rows_of(request, Row, COLUMNS):
-        await intake.row(line, row)
-    await intake.flush()
-    return intake.taken
+    return await take_file(request, Row, COLUMNS, _intake(request, caller, "import"))
 
 
 def _intake(request: Request, caller: Caller, source: str) -> Intake[NewSuppression | Row, rules.Stop]:
