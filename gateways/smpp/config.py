@@ -25,10 +25,23 @@ from gateways.smpp.receipts import IdForm
 from gateways.smpp.session import Timers
 from gateways.smpp.status import refusals
 
+VERSIONS = {"3.3": 0x33, "3.4": 0x34, "5.0": 0x50}  # interface_version, 5.2.4
 DEFAULT_PORTS = {"smpp": 2775, "smpps": 3550}
 
 _Octet = Annotated[int, Meta(ge=0, le=255)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+MAX_TLV_OCTETS = 255
+# Written here, by the text: another one of them would say something else about the same text.
+_RESERVED_TLVS = frozenset(
+    {
+        pdu.TLV_MESSAGE_PAYLOAD,
+        pdu.TLV_SAR_MSG_REF_NUM,
+        pdu.TLV_SAR_TOTAL_SEGMENTS,
+        pdu.TLV_SAR_SEGMENT_SEQNUM,
+    }
+)
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,19 +52,35 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     binds: Annotated[int, Meta(ge=1, le=64)] = 1
     window: Annotated[int, Meta(ge=1, le=10_000)] = 100  # PDUs a bind
     rate: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0  # segments a second and bind; 0: no limit
+    # 3.3 has no transceiver and no optional parameters: options that need them are refused with it.
+    interface_version: Literal["3.3", "3.4", "5.0"] = "3.4"
     system_type: str = ""
     address_range: str = ""
+    address_ton: _Octet = 0  # of address_range
+    address_npi: _Octet = 0
 
-    # submit_sm. TON and NPI are guessed by the kind of address unless they are set.
+    # submit_sm. TON and NPI go by the kind of address; source_ton and source_npi hold for all senders.
     service_type: Annotated[str, Meta(max_length=5)] = ""
     source_ton: _Octet | None = None
     source_npi: _Octet | None = None
+    number_ton: _Octet = 1
+    number_npi: _Octet = 1
+    name_ton: _Octet = 5  # of an alphanumeric sender
+    name_npi: _Octet = 0
     dest_ton: _Octet = 1
     dest_npi: _Octet = 1
     short_code_ton: _Octet = 3
     short_code_npi: _Octet = 0
     short_code_max: Annotated[int, Meta(ge=0, le=20)] = 8  # a sender of so many digits is a short code
     registered_delivery: Annotated[int, Meta(ge=0, le=31)] = 1
+    protocol_id: _Octet = 0
+    priority: Annotated[int, Meta(ge=0, le=3)] = 0
+    otp_priority: Annotated[int, Meta(ge=0, le=3)] | None = None  # of one-time passwords, instead
+    # The carrier is to wait so long: a minute at most, for no rule is looked at again after the hand-over.
+    schedule_s: Annotated[int, Meta(ge=0, le=60)] = 0
+    # A text that still waits at the carrier gives way to the next of the same sender, recipient and service_type.
+    replace_if_present: bool = False
+    tlvs: dict[str, str] = {}  # the carrier's own: {"0x1400": "text:1101…"}
     concat: Literal["udh", "sar"] = "udh"  # user data header with an 8-bit reference, or sar_* parameters
     # The carrier's own alphabet, data_coding 0, in both directions.
     alphabet: Literal["gsm7", "latin-1", "ascii"] = "gsm7"
@@ -102,6 +131,18 @@ class Config(msgspec.Struct, frozen=True):
         return tuple(self.options.bind.split("+"))
 
     @property
+    def bind_fields(self) -> dict[str, Any]:
+        """What `pdu.bind` is told beside who we are."""
+        options = self.options
+        return {
+            "system_type": options.system_type,
+            "address_range": options.address_range,
+            "ton": options.address_ton,
+            "npi": options.address_npi,
+            "version": VERSIONS[options.interface_version],
+        }
+
+    @property
     def timers(self) -> Timers:
         options = self.options
         return Timers(
@@ -116,15 +157,10 @@ def parse(name: str, url: str, settings: Mapping[str, Any]) -> Config:
     """The settings of gateway `name`. Raises ValueError with one line."""
     try:
         config = _parse(url, settings)
-        pdu.bind(
-            config.kinds[0],
-            1,
-            config.system_id,
-            config.password,
-            system_type=config.options.system_type,
-            address_range=config.options.address_range,
-        )
+        pdu.bind(config.kinds[0], 1, config.system_id, config.password, **config.bind_fields)
         refusals(config.options.status)
+        vendor_tlvs(config.options.tlvs)
+        _check_version(config.options)
     except msgspec.ValidationError as error:
         raise ValueError(f"gateway {name}: {_option_error(str(error))}") from None
     except ValueError as error:
@@ -136,6 +172,30 @@ def binds_wanted(url: str, settings: Mapping[str, Any] | None = None) -> int:
     """How many sessions the gateway would like to hold open."""
     config = parse("smpp", url, settings or {})
     return config.options.binds * len(config.kinds)
+
+
+def vendor_tlvs(values: Mapping[str, str]) -> bytes:
+    """A gateway's own optional parameters: tag (`"0x1400"`) to `hex:…`, `text:…` (as it stands), or `cstring:…`
+    (with a NUL after it). Raises ValueError naming the tag that makes no sense, and not its value."""
+    written = []
+    for tag, value in values.items():
+        try:
+            number = int(str(tag), 0)
+        except ValueError:
+            raise ValueError(f"tlvs: {tag!r} is not a tag") from None
+        kind, _, content = str(value).partition(":")
+        try:
+            octets = {
+                "hex": bytes.fromhex,
+                "text": lambda text: text.encode("latin-1"),
+                "cstring": lambda text: text.encode("latin-1") + b"\x00",
+            }[kind](content)
+        except (KeyError, ValueError):
+            raise ValueError(f"tlvs: {tag}: write hex:…, text:… or cstring:…") from None
+        if not 0 < number <= 0xFFFF or number in _RESERVED_TLVS or len(octets) > MAX_TLV_OCTETS:
+            raise ValueError(f"tlvs: {tag} can't be set, or is too long")
+        written.append(pdu.tlv(number, octets))
+    return b"".join(written)
 
 
 def _parse(url: str, settings: Mapping[str, Any]) -> Config:
@@ -170,6 +230,15 @@ def _parse(url: str, settings: Mapping[str, Any]) -> Config:
         options=options,
         tls=_tls(options) if parts.scheme == "smpps" else None,
     )
+
+
+def _check_version(options: Options) -> None:
+    if options.interface_version != "3.3":
+        return
+    if "transceiver" in options.bind:
+        raise ValueError("interface_version 3.3 has no transceiver: set bind=transmitter+receiver")
+    if options.tlvs or not options.concat.startswith("udh"):
+        raise ValueError("interface_version 3.3 has no optional parameters: no tlvs, and concat=udh")
 
 
 def _tls(options: Options) -> ssl.SSLContext:

@@ -156,10 +156,7 @@ class Connection(asyncio.Protocol):
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 timeout_ms = int(self._config.options.tcp_timeout_s * 1000)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
-        options = self._config.options
-        self.session.bind(
-            self._config.system_id, self._config.password, options.system_type, options.address_range
-        )
+        self.session.bind(self._config.system_id, self._config.password, **self._config.bind_fields)
         self._flush()
 
     def data_received(self, data: bytes) -> None:

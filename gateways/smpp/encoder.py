@@ -11,7 +11,7 @@ import re
 from app.domain.text import decode_gsm7, udh
 from gateways.base import Rejected, Submission
 from gateways.smpp import pdu
-from gateways.smpp.config import Options
+from gateways.smpp.config import Options, vendor_tlvs
 
 _CACHED = 4096  # distinct senders, and distinct validities, that are kept encoded
 
@@ -48,6 +48,12 @@ class Encoder:
         self._options = options
         self._service_type = options.service_type.encode("ascii") + b"\x00"
         self._dest = bytes((options.dest_ton, options.dest_npi))
+        schedule = relative_time(options.schedule_s) if options.schedule_s else b"\x00"
+        urgent = options.priority if options.otp_priority is None else options.otp_priority
+        self._handling = pdu.handling(options.protocol_id, options.priority, schedule)
+        self._urgent = pdu.handling(options.protocol_id, urgent, schedule)
+        self._replace = int(options.replace_if_present)
+        self._tlvs = vendor_tlvs(options.tlvs)
         self._senders: dict[str, bytes] = {}
         self._validities: dict[int, bytes] = {}
 
@@ -71,13 +77,28 @@ class Encoder:
             except UnicodeEncodeError:
                 return _NOT_IN_ALPHABET
         registered, service = self._options.registered_delivery, self._service_type
+        handling = self._urgent if submission.category == "otp" else self._handling
         if len(parts) == 1:
             part = parts[0]
             if len(part) > pdu.MAX_SHORT_MESSAGE_OCTETS:
                 return _TOO_LONG
-            body = pdu.submit_sm_body(source, destination, coding, part, 0, validity, registered, service)
+            body = pdu.submit_sm_body(
+                source,
+                destination,
+                coding,
+                part,
+                0,
+                validity,
+                registered,
+                service,
+                self._tlvs,
+                handling=handling,
+                replace_if_present=self._replace,
+            )
             return [(0, body)]
-        return self._long(submission, parts, source, destination, coding=coding, validity=validity)
+        return self._long(
+            submission, parts, source, destination, coding=coding, validity=validity, handling=handling
+        )
 
     def _long(
         self,
@@ -88,6 +109,7 @@ class Encoder:
         *,
         coding: int,
         validity: bytes,
+        handling: bytes,
     ) -> list[tuple[int, bytes]] | Rejected:
         total, mask, reference = len(parts), submission.mask, submission.reference
         by_header = self._options.concat == "udh"
@@ -111,20 +133,27 @@ class Encoder:
                 validity,
                 self._options.registered_delivery,
                 self._service_type,
-                tlvs,
-            )
+                tlvs + self._tlvs,
+                handling=handling,
+            )  # never replace_if_present: the second segment would replace the first
             bodies.append((index, body))
         return bodies
 
+    def source(self, sender: str) -> bytes | None:
+        """The sender as it stands in submit_sm, and so in query_sm and cancel_sm; None: it can't be written."""
+        return self._senders.get(sender) or self._source(sender)
+
     def _source(self, sender: str) -> bytes | None:
-        """The sender as an address: alphanumeric 5/0, short code 3/0, else international 1/1."""
+        """The sender as an address: alphanumeric 5/0, short code 3/0, else international 1/1, unless set."""
         options = self._options
         if _NUMBER.fullmatch(sender):
             digits = sender.lstrip("+")
-            short = len(digits) <= options.short_code_max and not sender.startswith("+")
-            ton, npi = (options.short_code_ton, options.short_code_npi) if short else (1, 1)
+            if len(digits) <= options.short_code_max and not sender.startswith("+"):
+                ton, npi = options.short_code_ton, options.short_code_npi
+            else:
+                ton, npi = options.number_ton, options.number_npi
         elif _NAME.fullmatch(sender):
-            digits, ton, npi = sender, 5, 0
+            digits, ton, npi = sender, options.name_ton, options.name_npi
         else:
             return None
         if not digits or len(digits) > pdu.MAX_ADDRESS_CHARACTERS:

@@ -38,6 +38,7 @@ GENERIC_NACK = 0x80000000
 BIND_RECEIVER, BIND_RECEIVER_RESP = 0x00000001, 0x80000001
 BIND_TRANSMITTER, BIND_TRANSMITTER_RESP = 0x00000002, 0x80000002
 QUERY_SM, QUERY_SM_RESP = 0x00000003, 0x80000003
+CANCEL_SM, CANCEL_SM_RESP = 0x00000008, 0x80000008
 SUBMIT_SM, SUBMIT_SM_RESP = 0x00000004, 0x80000004
 DELIVER_SM, DELIVER_SM_RESP = 0x00000005, 0x80000005
 UNBIND, UNBIND_RESP = 0x00000006, 0x80000006
@@ -110,6 +111,11 @@ def address(ton: int, npi: int, digits: bytes) -> bytes:
     return b"%c%c%b\x00" % (ton, npi, digits)
 
 
+def handling(protocol_id: int, priority: int, schedule: bytes = b"\x00") -> bytes:
+    """protocol_id, priority_flag and schedule_delivery_time (5.2.13 to 5.2.15), the last with its terminator."""
+    return b"%c%c%b" % (protocol_id, priority, schedule)
+
+
 def submit_sm_body(
     source: bytes,
     destination: bytes,
@@ -120,19 +126,25 @@ def submit_sm_body(
     registered_delivery: int = 1,
     service_type: bytes = b"\x00",
     tlvs: bytes = b"",
+    *,
+    handling: bytes = b"\x00\x00\x00",
+    replace_if_present: int = 0,
 ) -> bytes:
     """Body of submit_sm and of deliver_sm, whose layouts agree (4.4.1, 4.6.1).
 
     `source` and `destination` come from `address`; `validity_period` and `service_type` carry
-    their terminator. `short_message` holds at most 254 octets, its user data header included.
+    their terminator; `handling` comes from the function of that name. `short_message` holds at
+    most 254 octets, its user data header included.
     """
-    return b"%b%b%b%c\x00\x00\x00%b%c\x00%c\x00%c%b%b" % (
+    return b"%b%b%b%c%b%b%c%c%c\x00%c%b%b" % (
         service_type,
         source,
         destination,
         esm_class,
+        handling,
         validity_period,
         registered_delivery,
+        replace_if_present,
         data_coding,
         len(short_message),
         short_message,
@@ -271,8 +283,9 @@ def bind(
     address_range: str = "",
     ton: int = 0,
     npi: int = 0,
+    version: int = 0x34,
 ) -> bytes:
-    """bind_transmitter, bind_receiver or bind_transceiver (4.1), interface_version 0x34.
+    """bind_transmitter, bind_receiver or bind_transceiver (4.1); `ton` and `npi` are those of address_range.
 
     Raises ValueError, which names the field and not its value, for one that is too long or
     not ASCII.
@@ -287,6 +300,7 @@ def bind(
         if len(value) > BIND_LIMITS[name] or not value.isascii() or "\x00" in value:
             raise ValueError(f"{name}: at most {BIND_LIMITS[name]} ASCII characters")
     unit = smpp.make_pdu(_BINDS[kind], sequence=sequence, addr_ton=ton, addr_npi=npi, **fields)
+    unit.interface_version = version
     unit.params = {**unit.params, "password": Param(type=str, max=_MAX_PASSWORD_OCTETS)}
     unit.sequence = sequence
     return unit.generate()

@@ -153,13 +153,9 @@ class Session:
 
     # --- what the caller does ---------------------------------------------------------------
 
-    def bind(self, system_id: str, password: str, system_type: str, address_range: str) -> None:
-        """Queue the bind PDU (4.1)."""
-        sequence = self._next_sequence()
-        unit = pdu.bind(
-            self.kind, sequence, system_id, password, system_type=system_type, address_range=address_range
-        )
-        self._out.append(unit)
+    def bind(self, system_id: str, password: str, **fields: Any) -> None:
+        """Queue the bind PDU (4.1); `fields` are those of `pdu.bind`."""
+        self._out.append(pdu.bind(self.kind, self._next_sequence(), system_id, password, **fields))
 
     def submit(self, segments: Iterable[tuple[Any, bytes]], now: float) -> None:
         """Queue a submit_sm for each (token, body); the body comes from `pdu.submit_sm_body`."""

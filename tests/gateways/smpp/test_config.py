@@ -61,6 +61,11 @@ def test_binds_wanted(url, wanted):
         ("smpp://volley:hunter2@h?submit_id=octal", "submit_id"),
         ("smpp://volley:hunter2@h?receipt_zone=Mars/Base", "receipt_zone"),
         ("smpp://volley:hunter2@h?receipt_zone=../../etc/passwd", "receipt_zone"),
+        ("smpp://volley:hunter2@h?interface_version=3.5", "interface_version"),
+        ("smpp://volley:hunter2@h?interface_version=3.3", "transceiver"),
+        ("smpp://volley:hunter2@h?interface_version=3.3&bind=transmitter&concat=sar", "optional parameters"),
+        ("smpp://volley:hunter2@h?priority=4", "priority"),
+        ("smpp://volley:hunter2@h?schedule_s=3600", "schedule_s"),
         ("smpps://volley:hunter2@h?tls_ca=/nowhere/ca.pem", "tls_ca"),
         ("smpp://volley-is-much-too-long:hunter2@h", "system_id"),
         (
@@ -95,3 +100,23 @@ def test_a_wrong_status_setting_is_named():
 
 def test_the_password_is_in_no_repr():
     assert "hunter2" not in repr(parse("n", "smpp://volley:hunter2@h", {}))
+
+
+@pytest.mark.parametrize(
+    "tlvs",
+    [
+        {"x": "text:1"},
+        {"0": "text:1"},
+        {"0x10000": "text:1"},
+        {"0x1400": "1101"},
+        {"0x1400": "hex:abc"},
+        {"0x1400": "text:ạ"},
+        {"0x1400": "text:" + "1" * 256},
+        {"0x0424": "text:another text"},
+        {"0x020F": "hex:01"},
+    ],
+)
+def test_a_wrong_optional_parameter_is_named(tlvs):
+    with pytest.raises(ValueError, match="tlvs") as error:
+        gateways.make("carrier", "smpp://a:b@h", {"tlvs": tlvs}, None)
+    assert "another text" not in str(error.value)

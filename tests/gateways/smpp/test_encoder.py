@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from smpplib import smpp
 
 from gateways.base import Rejected
 from gateways.smpp import pdu
@@ -49,6 +50,9 @@ def test_unicode(submission):
         ("12345", {"short_code_ton": 0}, (0, 0, b"12345")),
         ("12345", {"short_code_max": 4}, (1, 1, b"12345")),
         ("Volley", {"source_ton": 0, "source_npi": 9}, (0, 9, b"Volley")),
+        ("Volley", {"name_ton": 0, "name_npi": 1}, (0, 1, b"Volley")),
+        ("12025550199", {"number_ton": 2, "number_npi": 8}, (2, 8, b"12025550199")),
+        ("12345", {"number_ton": 2, "name_ton": 4}, (3, 0, b"12345")),
     ],
 )
 def test_senders(submission, sender, options, written):
@@ -114,3 +118,47 @@ def test_validity(submission, seconds, written):
     assert relative_time(seconds) == written
     assert len(written) == 17
     assert only(submission(validity_s=seconds)).validity_period + b"\x00" == written
+
+
+def test_what_else_a_carrier_asks_for(submission):
+    """Read by smpplib: read_message leaves out what a deliver_sm has no use for."""
+    options = Options(
+        service_type="VMA",
+        registered_delivery=17,
+        protocol_id=65,
+        priority=1,
+        otp_priority=3,
+        schedule_s=30,
+        replace_if_present=True,
+        dest_ton=2,
+        dest_npi=8,
+    )
+
+    def read(made):
+        ((_, body),) = Encoder(options).bodies(made)
+        return smpp.parse_pdu(pdu.frame(pdu.SUBMIT_SM, 1, body), client=None, sequence=1)
+
+    plain, otp = read(submission()), read(submission(category="otp"))
+    for theirs in plain, otp:
+        assert (theirs.service_type, theirs.registered_delivery, theirs.protocol_id) == (b"VMA", 17, 65)
+        assert theirs.schedule_delivery_time == b"000000000030000R"
+        assert theirs.replace_if_present_flag == 1
+        assert (theirs.dest_addr_ton, theirs.dest_addr_npi) == (2, 8)
+    assert (plain.priority_flag, otp.priority_flag) == (1, 3)
+
+
+def test_a_segment_never_replaces_another_of_its_text(submission):
+    bodies = Encoder(Options(replace_if_present=True)).bodies(submission(text="a" * 400))
+    for _, body in bodies:
+        theirs = smpp.parse_pdu(pdu.frame(pdu.SUBMIT_SM, 1, body), client=None, sequence=1)
+        assert theirs.replace_if_present_flag == 0
+
+
+def test_the_carriers_own_parameters(submission):
+    tlvs = {"0x1400": "text:1101234", "5121": "cstring:1107", "0x1402": "hex:00ff"}
+    for text in ("hi", "a" * 400):
+        for message in messages(submission(text=text), tlvs=tlvs).values():
+            assert dict(message.tlvs) == {0x1400: b"1101234", 0x1401: b"1107\x00", 0x1402: b"\x00\xff"}
+    found = messages(submission(text="a" * 400), tlvs=tlvs, concat="sar")
+    assert found[1].tlvs[0x1400] == b"1101234"
+    assert found[1].tlvs[0x20F] == b"\x02"

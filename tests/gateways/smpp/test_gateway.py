@@ -42,6 +42,14 @@ async def test_the_bind_says_who_and_what(wire, opened):
     assert body == b"volley\x00hunter2\x00VMA\x00\x34\x00\x00123\x00"
 
 
+@pytest.mark.parametrize(("version", "octet"), [("3.3", 0x33), ("5.0", 0x50)])
+async def test_the_bind_says_its_version_and_its_kind_of_range(wire, opened, version, octet):
+    await opened(wire.port, bind="receiver", interface_version=version, address_ton=1, address_npi=6)
+    peer = await wire.peer()
+    _, body = await peer.expect(pdu.BIND_RECEIVER)
+    assert body == b"volley\x00hunter2\x00\x00%c\x01\x06\x00" % octet
+
+
 async def test_transmitter_and_receiver_share_the_work(wire, opened, recorder, submission):
     gateway = await opened(wire.port, sessions=2, bind="transmitter+receiver")
     peers = {}

@@ -41,6 +41,10 @@ def messages(draw):
         "dest_addr_npi": draw(octet),
         "destination_addr": draw(digits),
         "esm_class": draw(octet),
+        "protocol_id": draw(octet),
+        "priority_flag": draw(octet),
+        "schedule_delivery_time": draw(st.sampled_from(["", "000000000030000R"])),
+        "replace_if_present_flag": draw(octet),
         "validity_period": draw(st.sampled_from(["", "000001020304000R"])),
         "registered_delivery": draw(octet),
         "data_coding": draw(octet),
@@ -72,6 +76,12 @@ def ours(command, sequence, fields, tlvs=b""):
         fields["registered_delivery"],
         fields["service_type"].encode() + b"\x00",
         tlvs,
+        handling=pdu.handling(
+            fields["protocol_id"],
+            fields["priority_flag"],
+            fields["schedule_delivery_time"].encode() + b"\x00",
+        ),
+        replace_if_present=fields["replace_if_present_flag"],
     )
     return pdu.frame(command, sequence, body)
 
@@ -161,6 +171,28 @@ def test_a_long_password_is_not_cut(kind):
     assert (parsed.system_id, parsed.password) == (b"volley", b"longer than eight")
     assert parsed.interface_version == 0x34
     assert parsed.sequence == 9
+
+
+bind_fields = {
+    "system_id": st.text("abcXYZ_019", max_size=15),
+    "password": st.text("abcXYZ_019", max_size=8),
+    "system_type": st.text("VMA", max_size=12),
+    "address_range": st.text("^0123456789*[]", max_size=40),
+}
+
+
+@given(
+    st.sampled_from(list(pdu.BIND_COMMANDS)),
+    sequence_number,
+    st.fixed_dictionaries(bind_fields),
+    octet,
+    octet,
+    st.sampled_from([0x33, 0x34, 0x50]),
+)
+def test_binds_are_what_smpplib_writes(kind, sequence, fields, ton, npi, version):
+    theirs = smpp.make_pdu(f"bind_{kind}", sequence=sequence, addr_ton=ton, addr_npi=npi, **fields)
+    theirs.sequence, theirs.interface_version = sequence, version
+    assert pdu.bind(kind, sequence, **fields, ton=ton, npi=npi, version=version) == theirs.generate()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def units(data):
 
 def opened(kind="transceiver"):
     session = Session(kind, TIMERS, now=0.0)
-    session.bind("volley", "secret", "", "")
+    session.bind("volley", "secret")
     return session
 
 
