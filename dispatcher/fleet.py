@@ -33,6 +33,14 @@ class Open(msgspec.Struct, gc=False):
     gateway: Gateway
     binds: int = 0
 
+    def free(self) -> int:
+        """Room in the windows, whatever the pace."""
+        return sum(bind.window - bind.in_flight for bind in self.gateway.binds() if bind.state == "bound")
+
+    def window(self) -> int:
+        """Everything that the gateway's bound connections may have unanswered."""
+        return sum(bind.window for bind in self.gateway.binds() if bind.state == "bound")
+
 
 class Fleet:
     """Gateways by name, routes in order, rates by name."""

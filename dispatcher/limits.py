@@ -1,0 +1,115 @@
+"""Rates and frequency caps of a portion: taken before the journal, returned for what does not go.
+
+Guarantees: what has no token is not journalled; tokens of what is written are confirmed after the write, the others
+come back or age out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from app.domain import ids
+from app.domain.message import Category
+from app.queue import rules, throttles
+from app.queue.connection import EpochLost, Queue, Unavailable
+from app.store.intake import signed
+from dispatcher.fleet import Fleet
+from dispatcher.portions import Portion
+
+
+class Limits:
+    """`closed`: throttles with nothing free, until (Unix seconds); this adds to it."""
+
+    def __init__(self, queue: Queue, fleet: Fleet, closed: dict[str, float]) -> None:
+        self.queue = queue
+        self.fleet = fleet
+        self.closed = closed
+
+    async def reserve(self, portions: Sequence[Portion], now_s: float) -> None:
+        asks = []
+        for portion in portions:
+            if portion.submissions:
+                limits = self.fleet.rates(portion.decision.parcel.pack, portion.open.row.name)
+                if limits:
+                    first = portion.submissions[0]
+                    urgent = portion.decision.parcel.pack.category == Category.otp
+                    ask = throttles.Ask(
+                        limits, portion.segments, first.mask.bit_count(), first.message_id, urgent
+                    )
+                    asks.append((portion, ask))
+        if not asks:
+            return
+        grants = await throttles.reserve(self.queue, [ask for _, ask in asks])
+        for (portion, ask), grant in zip(asks, grants, strict=True):
+            portion.grant = grant
+            if grant.granted < ask.wanted:
+                self._shorten(portion, ask, grant, now_s)
+
+    def _shorten(self, portion: Portion, ask: throttles.Ask, grant: throttles.Grant, now_s: float) -> None:
+        """Only so many segments have tokens: the rest goes back to the head, and its lane rests."""
+        until = now_s + grant.retry_ms / 1000
+        keep, used = 0, 0
+        for submission in portion.submissions:
+            if used + submission.mask.bit_count() > grant.granted:
+                break
+            used += submission.mask.bit_count()
+            keep += 1
+        rest = [s.tag.entry for s in portion.submissions[keep:]]  # type: ignore[attr-defined]
+        portion.submissions = portion.submissions[:keep]
+        portion.open.gateway.give_back(portion.segments - used)
+        portion.segments = used
+        # A long text that waits for several tokens waits by itself: there may be one for an urgent text.
+        if len(ask.throttles) == 1 and (ask.least == 1 or keep):
+            name, _ = ask.throttles[0]
+            if not name.startswith("sender:"):
+                self.closed[name] = until
+        decision = portion.decision
+        if not keep and not decision.stops and not decision.waits and not portion.held:
+            portion.untouched = until
+        else:
+            portion.held.append((rest, until, "throttled", True))
+
+    async def unused_tokens(self, portions: Sequence[Portion]) -> None:
+        back = [(p.grant, 0, p.grant.granted) for p in portions if p.grant is not None and p.grant.granted]
+        if back:
+            try:
+                await throttles.confirm(self.queue, back)
+            except (EpochLost, Unavailable):
+                return  # they age out
+
+    async def uncap(self, portion: Portion, kept: frozenset[int] = frozenset()) -> None:
+        """Counts against a frequency cap of entries that will not go now."""
+        decision = portion.decision
+        if any(decision.caps):
+            pack_id = decision.parcel.pack_id
+            await rules.uncap(
+                self.queue,
+                decision.parcel.pack.tenant_id,
+                [
+                    (e.recipient, ids.message_id(pack_id, e.index))
+                    for e, cap in zip(decision.go, decision.caps, strict=True)
+                    if cap is not None and e.index not in kept
+                ],
+            )
+
+    async def uncap_unsent(self, portions: Sequence[Portion], won: set[bytes]) -> None:
+        """Give back what was counted against frequency caps and did not go."""
+        for portion in portions:
+            if any(portion.decision.caps):
+                gone = {s.tag.entry.index for s in portion.submissions if s.tag.message_id in won}  # type: ignore[attr-defined]
+                await self.uncap(portion, frozenset(gone))
+
+    @staticmethod
+    def capped(portion: Portion) -> list[tuple[int, int, bytes]]:
+        """What of a portion counts against a frequency cap: (tenant, recipient, message id)."""
+        decision = portion.decision
+        if not any(decision.caps):
+            return []
+        counted = {e.index for e, cap in zip(decision.go, decision.caps, strict=True) if cap is not None}
+        tenant_id = decision.parcel.pack.tenant_id
+        tags = [s.tag for s in portion.submissions]
+        return [
+            (tenant_id, signed(t.entry.recipient), t.message_id)  # type: ignore[attr-defined]
+            for t in tags
+            if t.entry.index in counted  # type: ignore[attr-defined]
+        ]

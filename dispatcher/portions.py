@@ -1,0 +1,152 @@
+"""What of a decision goes now: its route, what fits its gateway's room, and the texts themselves.
+
+Guarantees: nothing is made ready that there is no room for; what can't go now is named with its moment and reason;
+all of a portion goes by one gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from app.domain import ids, template, text
+from app.domain.message import Category, State
+from app.domain.pack import Entry
+from app.domain.recipient import to_check
+from app.policy import Decision
+from app.queue import throttles
+from dispatcher.fleet import Fleet, Open
+from dispatcher.recorder import Tag
+from gateways.base import Submission
+
+NO_ROUTE_S = 30.0
+MAX_MASK_PARTS = 60
+
+
+class Portion(msgspec.Struct, gc=False):
+    """The part of a decision that goes now, by one gateway."""
+
+    decision: Decision
+    open: Open
+    submissions: list[Submission]
+    segments: int
+    grant: throttles.Grant | None = None
+    held: list[tuple[list[Entry], float, str, bool]] = []  # entries, due, reason, to the head
+    untouched: float | None = (
+        None  # nothing of the parcel moved: give it back, blocked until then (0: at once)
+    )
+
+
+class Room:
+    """One cycle's credit by gateway: `left` of it, and the `whole` of what was taken."""
+
+    def __init__(self, credit: dict[str, int]) -> None:
+        self.left = credit
+        self.whole = dict(credit)
+
+    def at(self, held: Open, segments: int) -> int:
+        """What is left at a gateway; where nothing is, a little more is taken."""
+        name = held.row.name
+        room = self.left.get(name, 0)
+        if room == 0:
+            room = self.left[name] = held.gateway.take(segments)
+            self.whole[name] = self.whole.get(name, 0) + room
+        return room
+
+
+class Portioner:
+    """`closed`: throttles with nothing free, until (Unix seconds)."""
+
+    def __init__(self, fleet: Fleet, closed: Mapping[str, float]) -> None:
+        self.fleet = fleet
+        self.closed = closed
+
+    def portion(
+        self,
+        decision: Decision,
+        credit: Room,
+        now_s: float,
+        send_before: float,
+    ) -> Portion:
+        """What of a decision fits the gateway's room now; the rest waits at the head."""
+        parcel, entries = decision.parcel, decision.go
+        portion = Portion(decision, None, [], 0, held=[])  # type: ignore[arg-type]
+        if not entries:
+            return portion
+        held, entries = self._route(portion, entries, now_s)
+        if held is None:
+            return portion
+        portion.open = held
+        name = held.row.name
+        room = credit.at(held, parcel.segments)
+        pack = parcel.pack
+        body = template.parse(pack.body)
+        validity = None if pack.expires_at is None else max(1, int(pack.expires_at - now_s))
+        category = Category(pack.category).name
+        for place, entry in enumerate(entries):
+            try:
+                words = (body if entry.body is None else template.parse(entry.body)).render(entry.variables)
+                cut = text.segment(words, MAX_MASK_PARTS)
+            except (
+                KeyError,
+                ValueError,
+            ):  # accepted by another version of these checks: it must not block the rest
+                decision.stops.append((entry, State.failed, "unrenderable"))
+                continue
+            total = len(cut.parts)
+            mask = parcel.masks.get(entry.index) or (1 << total) - 1
+            need = total if mask == (1 << total) - 1 else mask.bit_count()
+            # A text longer than the whole window, or than the pace ever gives at once, goes alone when there is room
+            # in the window: what does not fit comes back, what was too fast is made up for.
+            alone = not portion.submissions and 0 < room == credit.whole.get(name)
+            fits = portion.segments + need <= room or (alone and held.free() >= min(need, held.window()))
+            if not fits:
+                portion.held.append((entries[place:], now_s, "window_full", True))
+                break
+            portion.segments += need
+            message_id = ids.message_id(parcel.pack_id, entry.index)
+            portion.submissions.append(
+                Submission(
+                    Tag(None, entry, message_id, to_check(entry.to), total),  # type: ignore[arg-type]
+                    ids.text(message_id),
+                    entry.to,
+                    pack.sender,
+                    words,
+                    cut.encoding,
+                    cut.parts,
+                    mask,
+                    int.from_bytes(message_id[6:8], "big") ^ int.from_bytes(message_id[14:16], "big"),
+                    send_before,
+                    validity,
+                    category,
+                )
+            )
+        credit.left[name] = max(0, room - portion.segments)
+        if not portion.submissions and not decision.stops and not decision.waits and len(portion.held) == 1:
+            portion.untouched = 0.0
+        return portion
+
+    def _route(self, portion: Portion, entries: list[Entry], now_s: float) -> tuple[Open | None, list[Entry]]:
+        """The gateway of the first entry and those that share its route; the others, or all, wait."""
+        pack = portion.decision.parcel.pack
+        names = self.fleet.gateways_for(pack, entries[0])
+        if self.fleet.prefix_routes:
+            others = [e for e in entries if self.fleet.gateways_for(pack, e) != names]
+            if others:
+                portion.held.append((others, now_s, "other_route", True))
+                apart = {e.index for e in others}
+                entries = [e for e in entries if e.index not in apart]
+        for name in names:
+            held = self.fleet.usable(name)
+            if held is not None and f"gateway:{name}" not in self.closed:
+                return held, entries
+        reason, wait_s = ("no_gateway", 1.0) if names else ("no_route", NO_ROUTE_S)
+        opens = [self.closed[f"gateway:{n}"] for n in names if self.fleet.usable(n)]
+        if opens:  # each one that is up has a throttle with nothing free
+            reason, wait_s = "throttled", max(0.001, min(opens) - now_s)
+        if portion.held or portion.decision.stops or portion.decision.waits:
+            portion.held.append((entries, now_s + wait_s, reason, False))
+        else:
+            portion.untouched = now_s + wait_s
+        return None, entries
