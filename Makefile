@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV ?= uv
 ARGS ?=
+# Processes that share the tests, each with engines of its own; engines from outside are for one.
+WORKERS ?= $(if $(VOLLEY_REDIS_URL),0,2)
 
 # With INSTALLED=1, $(VENV) is taken as it is: .ci/run puts the built wheel into it.
 ifdef INSTALLED
@@ -33,7 +35,7 @@ run: $(READY_TO_RUN)
 	@exec $(BIN)/volley up $(ARGS)
 
 test: $(READY_TO_TEST)
-	$(BIN)/pytest -m 'not soak' $(ARGS)
+	$(BIN)/pytest -m 'not soak' -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(READY_TO_TEST)
 	$(BIN)/ruff check .

@@ -106,7 +106,12 @@ BAD = [
     ({"scheduled_at": "9999-12-31T23:59:59Z"}, "time_too_far", "/scheduled_at"),
     ({"scheduled_at": "0001-01-01T00:00:00+14:00"}, "time_in_past", "/scheduled_at"),
     ({"expires_at": "2020-01-01T00:00:00Z"}, "time_in_past", "/expires_at"),
-    ({"scheduled_at": after(days=2), "expires_at": after(days=1)}, "invalid_time", "/expires_at"),
+    pytest.param(
+        {"scheduled_at": after(days=2), "expires_at": after(days=1)},
+        "invalid_time",
+        "/expires_at",
+        id="expires_before_it_is_due",
+    ),
     ({"priority": 10}, "out_of_range", "/priority"),
     ({"priority": "1"}, "wrong_type", "/priority"),
     ({"client_reference": "x" * 256}, "too_long", "/client_reference"),
