@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from gateways.sandbox.behaviour import Behaviour
 from gateways.sandbox.command import main
-from gateways.sandbox.server import Sandbox, Settings, serve
+from gateways.sandbox.server import Sandbox, Settings
 
-__all__ = ["Behaviour", "Sandbox", "Settings", "main", "serve"]
+__all__ = ["Behaviour", "Sandbox", "Settings", "main"]

@@ -31,6 +31,7 @@ from gateways.smpp.status import STATUS
 _Share = Annotated[float, Meta(ge=0, le=1)]
 _Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 _Count = Annotated[int, Meta(ge=0)]
+_Width = Annotated[int, Meta(ge=0, le=64)]  # message_id has 64 characters (5.2.23)
 
 IdForm = Literal["dec", "hex", "HEX", "uuid"]
 
@@ -52,8 +53,11 @@ STATUS_BY_NAME: Mapping[str, int] = {spelled: code for code, (spelled, _, _) in 
 class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Shares are between 0 and 1; 0 and false mean that the fault does not happen."""
 
-    # Answers to submit_sm
-    rate: _Count = 0  # submits taken in any sliding second; the others are ESME_RTHROTTLED
+    # Answers to submit_sm and data_sm
+    rate: _Count = 0  # submits taken in any sliding second; the others get `rate_status`
+    rate_per: Literal["all", "account", "bind"] = "all"  # whose submits `rate` counts together
+    rates: dict[str, _Count] = {}  # a system_id's own rate, instead of `rate`
+    rate_status: str = "ESME_RTHROTTLED"  # or ESME_RMSGQFUL, say
     answer_delay_s: _Seconds = 0.0
     answer_jitter_s: _Seconds = 0.0  # added at random: answers overtake each other
     shuffle_answers: bool = False  # answers to what one read gave, in random order
@@ -62,6 +66,12 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error: _Share = 0.0  # refused at random with `error_status`
     error_status: str = "ESME_RSYSERR"
     id_form: IdForm = "dec"
+    id_width: _Width = 0  # zeros before the id, up to so many characters
+
+    # Binds
+    refuse_binds: str = ""  # every bind gets this command_status
+    max_binds: _Count = 0  # of one system_id; the others get ESME_RBINDFAIL
+    mute_binds: bool = False  # a bind is never answered
 
     # The connection
     cut_at: _Count = 0  # cut at the Nth submit from now: taken, not answered
@@ -81,8 +91,11 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     doubled: _Share = 0.0
     lost: _Share = 0.0
     per: Literal["segment", "message"] = "segment"  # message: only the last part of a text has one
+    intermediate: _Share = 0.0  # an intermediate notification (ENROUTE) a second before the receipt
     receipt_form: Literal["text", "tlv", "both"] = "text"
+    receipt_pdu: Literal["deliver_sm", "data_sm"] = "deliver_sm"
     receipt_id_form: IdForm | None = None  # None: as in the answer
+    receipt_id_width: _Width | None = None  # None: as in the answer
     deliver_window: Annotated[int, Meta(ge=1)] = 1000  # deliver_sm without an answer, a bind
     redeliver_s: _Seconds = 1.0  # after an answer with an error
     deliver_timeout_s: Annotated[float, Meta(gt=0)] = 10.0  # without any answer
@@ -95,9 +108,11 @@ def changed(behaviour: Behaviour, changes: Mapping[str, Any]) -> Behaviour:
         wanted = msgspec.convert({**fields, **changes}, Behaviour)
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from None
-    for name in (*wanted.refuse.values(), wanted.error_status):
-        if name not in STATUS_BY_NAME:
+    for name in (*wanted.refuse.values(), wanted.error_status, wanted.rate_status, wanted.refuse_binds):
+        if name and name not in STATUS_BY_NAME:
             raise ValueError(f"{name!r} is not a command_status of SMPP 3.4")
+    if "" in (wanted.error_status, wanted.rate_status, *wanted.refuse.values()):
+        raise ValueError("a refusal needs the name of its command_status")
     for state in wanted.mix:
         if state not in RECEIPT_STATES:
             raise ValueError(f"{state!r} is not a state of a receipt")

@@ -7,11 +7,14 @@ import asyncio
 import logging
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from gateways.sandbox.behaviour import Behaviour, changed
+from gateways.sandbox.control import is_open_to
 from gateways.sandbox.ledger import DEFAULT_LIMIT
 from gateways.sandbox.server import Sandbox, Settings
 
@@ -55,13 +58,25 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=2775, help="SMPP; 0 takes a free one (default 2775)")
-    add("--control-port", type=int, default=2776, help="HTTP control API, loopback; -1: none (default 2776)")
+    add("--control-port", type=int, default=2776, help="HTTP control API; -1: none (default 2776)")
+    add("--control-host", default="127.0.0.1", help="another address than loopback needs a token")
+    add(
+        "--control-token-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the token that the control API asks for",
+    )
     add("--user", action="append", metavar="SYSTEM_ID:PASSWORD", help="may repeat (default volley:secret)")
     add("--ledger", type=int, default=DEFAULT_LIMIT, help="submits kept for GET /ledger; 0: none")
     add("--receipt-delay", type=float, metavar="S", help="seconds from submit to receipt (default 1)")
     add("--rate", type=int, help="submits taken a second; the others are throttled")
     add("--mix", action="append", metavar="STAT=WEIGHT", help="states of receipts, DELIVRD=97; may repeat")
-    add("--behaviour", action="append", metavar="NAME=VALUE", help="any other setting; may repeat")
+    add(
+        "--behaviour",
+        action="append",
+        metavar="NAME=VALUE",
+        help="any other setting, tables as JSON; may repeat",
+    )
     add("--seed", type=int, help="makes random faults repeatable")
     return parser
 
@@ -82,23 +97,38 @@ def _settings(given: argparse.Namespace) -> Settings:
     users = dict(
         user.split(":", 1) if ":" in user else (user, "") for user in given.user or ["volley:secret"]
     )
-    return Settings(
+    settings = Settings(
         host=given.host,
         port=given.port,
+        control_host=given.control_host,
         control_port=None if given.control_port < 0 else given.control_port,
+        control_token=_token(given.control_token_file),
         users=users,
         ledger_limit=max(given.ledger, 0),
         behaviour=changed(Behaviour(), changes),
         seed=given.seed,
     )
+    if settings.control_port is not None and not is_open_to(settings):
+        raise ValueError("--control-host: another address than loopback needs --control-token-file")
+    return settings
 
 
-def _value(written: str) -> bool | int | float | str:
-    if written in ("true", "false"):
-        return written == "true"
-    for kind in (int, float):
-        try:
-            return kind(written)
-        except ValueError:
-            continue
-    return written
+def _token(file: Path | None) -> str:
+    """Raises ValueError."""
+    if file is None:
+        return ""
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"--control-token-file: {file} can't be read") from None
+    if not token:
+        raise ValueError(f"--control-token-file: {file} is empty")
+    return token
+
+
+def _value(written: str) -> object:
+    """A number, true, false or a table is JSON; everything else is a word."""
+    try:
+        return msgspec.json.decode(written)
+    except msgspec.DecodeError:
+        return written

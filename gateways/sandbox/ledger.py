@@ -10,7 +10,8 @@ import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+
+import msgspec
 
 from app.domain.text import decode
 from gateways.smpp.pdu import Message
@@ -21,12 +22,13 @@ DEFAULT_LIMIT = 200_000  # entries; about 1 kB each
 _UDHI = 0x40
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, gc=False):
     """One submit_sm as it came. `at` is Unix seconds, `number` counts from 1 and never repeats."""
 
     number: int
     at: float
     system_id: str
+    connection: int
     sequence: int
     status: int
     message_id: str
@@ -45,10 +47,18 @@ class Ledger:
         return len(self._entries)
 
     def add(
-        self, at: float, system_id: str, sequence: int, status: int, message_id: str, message: Message
+        self,
+        at: float,
+        system_id: str,
+        connection: int,
+        sequence: int,
+        status: int,
+        message_id: str,
+        message: Message,
     ) -> None:
         """Keep one submit."""
-        self._entries.append(Entry(self.next_number, at, system_id, sequence, status, message_id, message))
+        entry = Entry(self.next_number, at, system_id, connection, sequence, status, message_id, message)
+        self._entries.append(entry)
         self.next_number += 1
 
     def clear(self) -> None:
@@ -61,6 +71,34 @@ class Ledger:
             return []
         skip = max(number + 1 - self._entries[0].number, 0)
         return [describe(entry) for entry in islice(_of(islice(self._entries, skip, None), prefix), limit)]
+
+    def duplicates(self, prefix: str = "", limit: int = DEFAULT_LIMIT) -> list[dict[str, object]]:
+        """What was taken more than once: same sender, recipient and payload, header of a part included.
+
+        Refused submits don't count: their text may go again. Two texts that were meant to be equal look the same.
+        """
+        found: dict[tuple[bytes, bytes, bytes], list[Entry]] = {}
+        for entry in _of(self._entries, prefix):
+            if not entry.status:
+                message = entry.message
+                key = (message.source, message.destination, message.payload)
+                found.setdefault(key, []).append(entry)
+        several = [entries for entries in found.values() if len(entries) > 1]
+        return [
+            {
+                "times": len(entries),
+                "numbers": [entry.number for entry in entries],
+                "at": [entry.at for entry in entries],
+                **{name: describe(entries[0])[name] for name in ("source", "to", "text_sha256", "part")},
+            }
+            for entries in several[:limit]
+        ]
+
+    def lines(self, since: int = 0, prefix: str = "") -> Iterator[bytes]:
+        """Entries after number `since` as lines of JSON. Over a copy: submits may come meanwhile."""
+        for entry in _of(list(self._entries), prefix):
+            if entry.number > since:
+                yield msgspec.json.encode(describe(entry)) + b"\n"
 
     def peak(self, prefix: str = "", status: int | None = None) -> int:
         """The most submits in any sliding second, to that prefix and with that answer."""
@@ -92,6 +130,7 @@ def describe(entry: Entry) -> dict[str, object]:
         "number": entry.number,
         "at": entry.at,
         "system_id": entry.system_id,
+        "connection": entry.connection,
         "sequence": entry.sequence,
         "status": entry.status,
         "message_id": entry.message_id,

@@ -15,8 +15,9 @@ from aiohttp import web
 
 from gateways.sandbox import control
 from gateways.sandbox.behaviour import STATUS_BY_NAME, Behaviour
-from gateways.sandbox.ledger import DEFAULT_LIMIT
+from gateways.sandbox.ledger import DEFAULT_LIMIT, SlidingSecond
 from gateways.sandbox.smsc import Account, Delivery, Smsc
+from gateways.sandbox.texts import Inbound
 from gateways.smpp import pdu
 
 _CHECK_S = 0.5  # how often unanswered deliveries are looked at
@@ -26,6 +27,7 @@ _BIND_KINDS = {
     pdu.BIND_TRANSCEIVER: "transceiver",
 }
 _NOT_BOUND = pdu.ESME_RINVBNDSTS
+_UNBOUND_S = 60.0  # a connection that has not bound by then is dropped
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -35,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True):
     port: int = 2775
     control_host: str = "127.0.0.1"
     control_port: int | None = 2776
+    control_token: str = ""  # asked for as Authorization: Bearer; needed where control_host isn't loopback
     users: dict[str, str] = msgspec.field(default_factory=lambda: {"volley": "secret"})
     ledger_limit: int = DEFAULT_LIMIT
     behaviour: Behaviour = Behaviour()
@@ -57,6 +60,7 @@ class Sandbox:
         self._timer_at = 0.0
         self._checker: asyncio.Task[None] | None = None
         self._reference = 0
+        self._connections_made = 0
 
     @property
     def listening(self) -> bool:
@@ -64,9 +68,11 @@ class Sandbox:
         return self._server is not None and self._server.is_serving()
 
     async def start(self) -> None:
-        """Listen. Raises OSError when a port is taken."""
+        """Listen. Raises OSError when a port is taken, ValueError for a control API open to everyone."""
         loop = asyncio.get_running_loop()
         settings = self.settings
+        if settings.control_port is not None and not control.is_open_to(settings):
+            raise ValueError("a control API that isn't on loopback needs a token")
         self._server = await loop.create_server(lambda: Connection(self), settings.host, settings.port)
         self.port = self._server.sockets[0].getsockname()[1]
         if settings.control_port is not None:
@@ -102,15 +108,55 @@ class Sandbox:
             self.smsc.pump(account, time.monotonic())
         self.reschedule()
 
-    def inbound(self, sender: str, to: str, text: str, system_id: str = "") -> int:
-        """Send a text from a person; gives the number of its parts. Raises ValueError."""
-        self._reference = (self._reference + 1) % 256
-        name = system_id or next(iter(self.smsc.accounts), next(iter(self.settings.users)))
-        return self.smsc.inbound(name, sender, to, text, reference=self._reference, now=time.monotonic())
+    def reset(self) -> None:
+        """As at the start, but for the binds (`Smsc.reset`)."""
+        self.smsc.reset()
+        for connection in self.connections:
+            connection.stall(self.smsc.behaviour.stalled)
 
-    def cut_all(self) -> int:
-        """Drop every connection; gives how many there were."""
-        connections = list(self.connections)
+    def inbound(self, sender: str, to: str, text: str, system_id: str = "") -> int:
+        """Send a text from a person; gives the number of its PDUs. Raises ValueError."""
+        return self.deliver(Inbound(sender=sender, to=to, text=text, system_id=system_id))
+
+    def deliver(self, text: Inbound) -> int:
+        """`inbound`, with everything that can be said about it."""
+        users = self.settings.users
+        name = text.system_id or next(iter(self.smsc.accounts), next(iter(users)))
+        if name not in users:
+            raise ValueError("system_id: no such account")
+        self._reference = (self._reference + 1) % 256
+        return self.smsc.inbound(name, text, reference=self._reference, now=time.monotonic())
+
+    def garbage(self, data: bytes, system_id: str = "") -> int:
+        """Send bytes as they are to every bind (of that account); gives how many there were."""
+        peers = self._bound(system_id)
+        for peer in peers:
+            peer.send(data)
+        self.smsc.counters.garbage_sent += len(peers)
+        return len(peers)
+
+    def unbind_all(self, system_id: str = "") -> int:
+        """Send unbind to every bind (of that account), as before maintenance; gives how many there were."""
+        peers = self._bound(system_id)
+        for peer in peers:
+            peer.unbind()
+        return len(peers)
+
+    def _bound(self, system_id: str) -> list[Connection]:
+        return [
+            connection
+            for connection in self.connections
+            if connection.account is not None and system_id in ("", connection.account.system_id)
+        ]
+
+    def number_connection(self) -> int:
+        """The next connection's number, from 1."""
+        self._connections_made += 1
+        return self._connections_made
+
+    def cut_all(self, system_id: str = "") -> int:
+        """Drop every connection (of that account); gives how many there were."""
+        connections = self._bound(system_id) if system_id else list(self.connections)
         for connection in connections:
             connection.cut()
         return len(connections)
@@ -149,6 +195,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.outstanding: dict[int, Delivery] = {}
+        self.admitted = SlidingSecond()
+        self.number = sandbox.number_connection()
         self.kind = ""
         self.account: Account | None = None
         self._sandbox = sandbox
@@ -156,7 +204,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._tail = b""
         self._sequence = 0
-        self._heard = time.monotonic()
+        self._made = self._heard = time.monotonic()
+        self._full = False  # the peer reads too slowly: nothing is read from it meanwhile
 
     # --- smsc.Peer -----------------------------------------------------------------------------------
 
@@ -166,14 +215,14 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     def deliver(self, deliveries: Sequence[Delivery], now: float) -> None:
-        """Write them as deliver_sm."""
+        """Write them as deliver_sm or data_sm."""
         pack, sequence, out = pdu.HEADER.pack, self._sequence, []
         for delivery in deliveries:
             sequence = sequence + 1 if sequence < pdu.LAST_SEQUENCE else 1
             delivery.attempts += 1
             delivery.sent_at = now
             self.outstanding[sequence] = delivery
-            out.append(pack(16 + len(delivery.body), pdu.DELIVER_SM, 0, sequence))
+            out.append(pack(16 + len(delivery.body), delivery.command, 0, sequence))
             out.append(delivery.body)
         self._sequence = sequence
         self.send(b"".join(out))
@@ -183,19 +232,37 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def unbind(self) -> None:
+        """Ask the ESME to go; what it still submits is answered."""
+        self._sequence += 1
+        self.send(pdu.frame(pdu.UNBIND, self._sequence))
+
     # --- the rest --------------------------------------------------------------------------------------
 
     def stall(self, stalled: bool) -> None:
         """Read nothing, or read again."""
         if self._transport is not None and not self._transport.is_closing():
-            if stalled and self._transport.is_reading():
+            paused = stalled or self._full
+            if paused and self._transport.is_reading():
                 self._transport.pause_reading()
-            elif not stalled and not self._transport.is_reading():
+            elif not paused and not self._transport.is_reading():
                 self._transport.resume_reading()
 
+    def pause_writing(self) -> None:
+        """The peer doesn't read its answers: it gets no more of them, so memory stays bounded."""
+        self._full = True
+        self.stall(self._smsc.behaviour.stalled)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._full = False
+        self.stall(self._smsc.behaviour.stalled)
+
     def tick(self, now: float) -> None:
-        """enquire_link to a silent ESME."""
+        """enquire_link to a silent ESME; whoever never binds is dropped."""
         idle_s = self._sandbox.settings.enquire_link_s
+        if self.account is None and now - self._made > _UNBOUND_S:
+            self.cut()
         if self.account is not None and not self._smsc.behaviour.mute and now - self._heard > idle_s:
             self._heard = now
             self._sequence += 1
@@ -237,7 +304,7 @@ class Connection(asyncio.Protocol):
                 except pdu.Malformed as error:
                     self._smsc.counters.malformed += 1
                     self.send(pdu.submit_sm_resp(sequence, b"", error.status))
-            elif command == pdu.DELIVER_SM_RESP:
+            elif command in (pdu.DELIVER_SM_RESP, pdu.DATA_SM_RESP):
                 delivery = self.outstanding.pop(sequence, None)
                 if delivery is not None and self.account is not None:
                     self._smsc.delivered(self.account, delivery, status, now)
@@ -260,15 +327,31 @@ class Connection(asyncio.Protocol):
             self._bind(_BIND_KINDS[command], sequence, unit, now)
         elif command == pdu.ENQUIRE_LINK:
             self.send(pdu.frame(pdu.ENQUIRE_LINK_RESP, sequence))
+        elif command == pdu.DATA_SM and self.kind in ("transceiver", "transmitter"):
+            self._data_sm(sequence, unit, now)
+        elif command == pdu.UNBIND_RESP and self.account is not None:
+            self._leave()
+            self._close()
         elif command == pdu.UNBIND:
             self.send(pdu.frame(pdu.UNBIND_RESP, sequence))
             self._leave()
             self._close()
         elif command in (pdu.SUBMIT_SM, pdu.DATA_SM, pdu.QUERY_SM):
-            status = pdu.ESME_RINVCMDID if command != pdu.SUBMIT_SM else _NOT_BOUND
+            status = pdu.ESME_RINVCMDID if command == pdu.QUERY_SM else _NOT_BOUND
             self.send(pdu.frame(command | pdu.RESPONSE_BIT, sequence, b"", status))
         elif not command & pdu.RESPONSE_BIT:
             self._malformed(sequence, pdu.ESME_RINVCMDID)
+
+    def _data_sm(self, sequence: int, unit: bytes, now: float) -> None:
+        """A text by data_sm (4.7.1) is a submit like any other."""
+        assert self.account is not None
+        try:
+            message = pdu.read_data_sm(unit)
+        except pdu.Malformed as error:
+            self._smsc.counters.malformed += 1
+            self.send(pdu.frame(pdu.DATA_SM_RESP, sequence, b"", error.status))
+            return
+        self._smsc.submitted(self.account, self, [(sequence, message)], now, time.time(), _data_sm_resp)
 
     def _bind(self, kind: str, sequence: int, unit: bytes, now: float) -> None:
         try:
@@ -277,6 +360,8 @@ class Connection(asyncio.Protocol):
             password = wanted.password.decode("latin-1")
         except pdu.Malformed:
             self._malformed(sequence, pdu.ESME_RINVCMDLEN)
+            return
+        if self._smsc.behaviour.mute_binds:
             return
         status = self._refusal(system_id, password)
         if status:
@@ -294,8 +379,13 @@ class Connection(asyncio.Protocol):
         expected = self._sandbox.settings.users.get(system_id)
         if expected is None:
             return STATUS_BY_NAME["ESME_RINVSYSID"]
-        same = hmac.compare_digest(expected.encode(), password.encode())
-        return 0 if same else STATUS_BY_NAME["ESME_RINVPASWD"]
+        if not hmac.compare_digest(expected.encode(), password.encode()):
+            return STATUS_BY_NAME["ESME_RINVPASWD"]
+        behaviour = self._smsc.behaviour
+        if behaviour.refuse_binds:
+            return STATUS_BY_NAME[behaviour.refuse_binds]
+        bound = len(self._smsc.account(system_id).peers)
+        return STATUS_BY_NAME["ESME_RBINDFAIL"] if 0 < behaviour.max_binds <= bound else 0
 
     def _malformed(self, sequence: int, status: int) -> None:
         self._smsc.counters.malformed += 1
@@ -311,11 +401,6 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
 
-async def serve(settings: Settings) -> None:
-    """Run a sandbox until cancelled."""
-    sandbox = Sandbox(settings)
-    await sandbox.start()
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await sandbox.stop()
+def _data_sm_resp(sequence: int, message_id: bytes, status: int) -> bytes:
+    """4.7.2. A refusal has no body."""
+    return pdu.frame(pdu.DATA_SM_RESP, sequence, b"" if status else message_id + b"\x00", status)

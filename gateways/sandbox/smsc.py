@@ -11,34 +11,25 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from app.domain.text import segment, udh
-from gateways.sandbox.behaviour import (
-    MAGIC,
-    ORDINARY,
-    RECEIPT_STATES,
-    STATUS_BY_NAME,
-    Behaviour,
-    Fate,
-    changed,
-)
+from gateways.sandbox.behaviour import MAGIC, ORDINARY, STATUS_BY_NAME, Behaviour, Fate, changed
 from gateways.sandbox.ledger import Ledger, SlidingSecond
+from gateways.sandbox.receipts import INTERMEDIATE, RECEIPT, Writer, spell
+from gateways.sandbox.texts import UDHI, Inbound
 from gateways.sandbox.wheel import Wheel
 from gateways.smpp import pdu
 from gateways.smpp.reassembly import split_header
 
 WHEEL_WIDTH_S = 0.01
-SNIPPET_OCTETS = 20  # of the text, in a receipt (Appendix B)
 
 _THROTTLED = STATUS_BY_NAME["ESME_RTHROTTLED"]
-_UDHI, _RECEIPT = 0x40, 0x04
 _WANTS_RECEIPT = 0x03  # registered_delivery, bits 1 and 0 (5.2.17)
+_ALWAYS, _ON_FAILURE = 1, 2
 _ENROUTE_AHEAD_S = 1.0
-_OVER_RATE = Fate(status=_THROTTLED)
 
 
 class Delivery(msgspec.Struct, gc=False):
@@ -46,6 +37,7 @@ class Delivery(msgspec.Struct, gc=False):
 
     body: bytes
     receipt: bool
+    command: int = pdu.DELIVER_SM
     attempts: int = 0
     sent_at: float = 0.0
 
@@ -54,12 +46,14 @@ class Peer(Protocol):
     """A bound connection."""
 
     outstanding: dict[int, Delivery]
+    admitted: SlidingSecond
+    number: int  # of the connection, from 1
 
     def send(self, data: bytes) -> None:
         """Write."""
 
     def deliver(self, deliveries: Sequence[Delivery], now: float) -> None:
-        """Write them as deliver_sm and keep them in `outstanding`."""
+        """Write them and keep them in `outstanding`."""
 
     def cut(self) -> None:
         """Drop the connection."""
@@ -73,6 +67,7 @@ class Account:
         self.peers: list[Peer] = []
         self.receivers: list[Peer] = []
         self.queue: deque[Delivery] = deque()
+        self.admitted = SlidingSecond()
 
 
 class Counters(msgspec.Struct):
@@ -92,6 +87,7 @@ class Counters(msgspec.Struct):
     deliveries_timed_out: int = 0
     malformed: int = 0
     binds_refused: int = 0
+    garbage_sent: int = 0
 
 
 class Receipt(msgspec.Struct, gc=False, frozen=True):
@@ -102,6 +98,7 @@ class Receipt(msgspec.Struct, gc=False, frozen=True):
     message: pdu.Message
     state: str
     submitted: float
+    esm_class: int = RECEIPT
 
 
 class Answer(msgspec.Struct, gc=False, frozen=True):
@@ -130,11 +127,14 @@ class Smsc:
         self.speed = SlidingSecond()
         self._initial = behaviour
         self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
-        self._admitted = SlidingSecond()
+        self._taken = SlidingSecond()  # under whichever rate
+        self._admitted = SlidingSecond()  # under the rate of all
         # Unique over restarts, and of the width of real ids.
         self._number = int(time.time() * 1000) * 1000
         self._until_cut = behaviour.cut_at or behaviour.cut_every
-        self._dates: tuple[int, bytes] = (-1, b"")
+        self._over_rate = Fate()
+        self._delivery_command = pdu.DELIVER_SM
+        self._writer = Writer()
         self._states: list[str] = []
         self._weights: list[float] = []
         self._sole_state = ""
@@ -150,19 +150,36 @@ class Smsc:
             self._until_cut = self.behaviour.cut_at or self.behaviour.cut_every
         self._states, self._weights = list(self.behaviour.mix), list(self.behaviour.mix.values())
         self._sole_state = self._states[0]
+        self._over_rate = Fate(status=STATUS_BY_NAME[self.behaviour.rate_status])
+        self._delivery_command = pdu.DATA_SM if self.behaviour.receipt_pdu == "data_sm" else pdu.DELIVER_SM
         faults = msgspec.structs.replace(
-            self.behaviour, receipt_jitter_s=0, early=0, late=0, doubled=0, lost=0, per="segment"
+            self.behaviour,
+            receipt_jitter_s=0,
+            early=0,
+            late=0,
+            doubled=0,
+            lost=0,
+            intermediate=0,
+            per="segment",
         )
         # No fault to be decided for each receipt: most runs, and the fast way through `_schedule`.
         self._usual_receipts = faults == self.behaviour and len(self._states) == 1
 
     def reset(self) -> None:
-        """Counters, ledger and behaviour as at the start; what is under way stays."""
+        """Counters, ledger and behaviour as at the start. Receipts and texts that were still to come don't come
+        any more; binds stay, and so do answers that are held back."""
         self.counters = Counters()
         self.ledger.clear()
-        self.speed, self._admitted = SlidingSecond(), SlidingSecond()
+        self.speed, self._taken, self._admitted = SlidingSecond(), SlidingSecond(), SlidingSecond()
         self.behaviour = self._initial
         self.change({"cut_at": self._initial.cut_at})
+        self.later.keep(lambda item: isinstance(item, Answer))
+        for account in self.accounts.values():
+            account.admitted = SlidingSecond()
+            account.queue.clear()
+            for peer in account.peers:
+                peer.admitted = SlidingSecond()
+                peer.outstanding.clear()
 
     def account(self, system_id: str) -> Account:
         """The account of that name, made when it is first seen."""
@@ -171,24 +188,14 @@ class Smsc:
             account = self.accounts[system_id] = Account(system_id)
         return account
 
-    def inbound(self, system_id: str, sender: str, to: str, text: str, *, reference: int, now: float) -> int:
-        """Queue a text from a person; gives the number of its parts. Raises ValueError."""
-        cut = segment(text)
+    def inbound(self, system_id: str, text: Inbound, *, reference: int, now: float) -> int:
+        """Queue a text from a person; gives the number of its PDUs. Raises ValueError."""
+        command = pdu.DATA_SM if text.pdu == "data_sm" else pdu.DELIVER_SM
+        deliveries = [Delivery(body, False, command) for body in text.bodies(reference)]
         account = self.account(system_id)
-        total = len(cut.parts)
-        for index, part in enumerate(cut.parts):
-            header = udh(reference, total, index) if total > 1 else b""
-            body = pdu.submit_sm_body(
-                _address(sender),
-                _address(to),
-                8 if cut.encoding == "ucs2" else 0,
-                header + part,
-                _UDHI if header else 0,
-                registered_delivery=0,
-            )
-            account.queue.append(Delivery(body, receipt=False))
+        account.queue.extend(deliveries)
         self.pump(account, now)
-        return total
+        return len(deliveries)
 
     # --- submits -------------------------------------------------------------------------------------
 
@@ -199,32 +206,35 @@ class Smsc:
         submits: Sequence[tuple[int, pdu.Message]],
         now: float,
         wall: float,
+        answer: Callable[[int, bytes, int], bytes] = pdu.submit_sm_resp,
     ) -> None:
         """The submits of one read: refuse, or take, answer and schedule receipts."""
         behaviour, counters = self.behaviour, self.counters
         counters.submits += len(submits)
         self.speed.add(len(submits), now)
-        admitted = self._admitted.admit(len(submits), behaviour.rate, now)
+        admitted = self._admit(account, peer, len(submits), now)
         answers: list[bytes] = []
         cut = False
         for position, (sequence, message) in enumerate(submits):
-            fate = self._fate(message) if position < admitted else _OVER_RATE
+            fate = self._fate(message) if position < admitted else self._over_rate
             cut = self._until_cut > 0 and self._cuts()
             answered = fate.answered and not cut and not (behaviour.drop_answers and self._drops())
             message_id = ""
             if fate.status:
                 counters.refused += 1
-                counters.throttled += fate.status == _THROTTLED
+                counters.throttled += fate is self._over_rate or fate.status == _THROTTLED
             else:
                 counters.accepted += 1
                 self._number = number = self._number + 1
-                message_id = _spell(number, behaviour.id_form)
+                message_id = spell(number, behaviour.id_form, behaviour.id_width)
                 if message.registered_delivery & _WANTS_RECEIPT and fate.receipt:
                     self._schedule(account, number, message, fate, now, wall)
             if self.ledger.limit:
-                self.ledger.add(wall, account.system_id, sequence, fate.status, message_id, message)
+                self.ledger.add(
+                    wall, account.system_id, peer.number, sequence, fate.status, message_id, message
+                )
             if answered:
-                answers.append(pdu.submit_sm_resp(sequence, message_id.encode(), fate.status))
+                answers.append(answer(sequence, message_id.encode(), fate.status))
             else:
                 counters.unanswered += 1
             if cut:
@@ -236,6 +246,18 @@ class Smsc:
         if cut:
             counters.cuts += 1
             peer.cut()
+
+    def _admit(self, account: Account, peer: Peer, wanted: int, now: float) -> int:
+        """How many of `wanted` stay under the rate that counts them."""
+        behaviour, counted = self.behaviour, self._admitted
+        cap = behaviour.rates.get(account.system_id)
+        if cap is not None or behaviour.rate_per == "account":
+            counted = account.admitted
+        elif behaviour.rate_per == "bind":
+            counted = peer.admitted
+        admitted = counted.admit(wanted, behaviour.rate if cap is None else cap, now)
+        self._taken.add(admitted, now)
+        return admitted
 
     def _fate(self, message: pdu.Message) -> Fate:
         magic = MAGIC.get(message.destination[-7:])
@@ -280,7 +302,8 @@ class Smsc:
         self, account: Account, number: int, message: pdu.Message, fate: Fate, now: float, wall: float
     ) -> None:
         behaviour, chance = self.behaviour, self._random.random
-        if self._usual_receipts and fate is ORDINARY:
+        wanted = message.registered_delivery & _WANTS_RECEIPT
+        if self._usual_receipts and fate is ORDINARY and wanted == _ALWAYS:
             self.later.add(
                 now + behaviour.receipt_delay_s, Receipt(account, number, message, self._sole_state, wall)
             )
@@ -290,11 +313,15 @@ class Smsc:
         if behaviour.lost and chance() < behaviour.lost:
             return
         states = fate.states or (self._random.choices(self._states, self._weights)[0],)
+        if wanted == _ON_FAILURE and states[-1] == "DELIVRD":
+            return
         receipts = [Receipt(account, number, message, state, wall) for state in states]
+        if behaviour.intermediate and chance() < behaviour.intermediate:
+            receipts.insert(0, Receipt(account, number, message, "ENROUTE", wall, INTERMEDIATE))
         if fate.doubled or (behaviour.doubled and chance() < behaviour.doubled):
             receipts *= 2
         if fate.early or (behaviour.early and chance() < behaviour.early):
-            account.queue.extend(Delivery(self._receipt_body(receipt, wall), True) for receipt in receipts)
+            account.queue.extend(self._delivery(receipt, wall) for receipt in receipts)
             self.pump(account, now)
             return
         due = now + behaviour.receipt_delay_s
@@ -307,44 +334,17 @@ class Smsc:
             if receipt.state == "ENROUTE":
                 due += _ENROUTE_AHEAD_S
 
-    def _receipt_body(self, receipt: Receipt, wall: float) -> bytes:
-        """deliver_sm with the receipt: Appendix B and 5.3.2.12, 5.3.2.35."""
-        behaviour, message = self.behaviour, receipt.message
-        number = _spell(receipt.number, behaviour.receipt_id_form or behaviour.id_form).encode()
-        state, error = RECEIPT_STATES[receipt.state]
-        text, tlvs = b"", b""
-        if behaviour.receipt_form != "tlv":
-            text = b"id:%b sub:001 dlvrd:%b submit date:%b done date:%b stat:%b err:%b text:%b" % (
-                number,
-                b"001" if state == 2 else b"000",
-                self._date(receipt.submitted),
-                self._date(wall),
-                receipt.state.encode(),
-                error,
-                b"" if message.data_coding else message.payload[:SNIPPET_OCTETS],
-            )
-        if behaviour.receipt_form != "text":
-            tlvs = pdu.tlv(pdu.TLV_RECEIPTED_MESSAGE_ID, number + b"\x00")
-            tlvs += pdu.tlv(pdu.TLV_MESSAGE_STATE, bytes((state,)))
-        return b"\x00%c%c%b\x00%c%c%b\x00%c\x00\x00\x00\x00\x00\x00\x00\x00%c%b%b" % (
-            message.dest_ton,
-            message.dest_npi,
-            message.destination,
-            message.source_ton,
-            message.source_npi,
-            message.source,
-            _RECEIPT,
-            len(text),
-            text,
-            tlvs,
+    def _delivery(self, receipt: Receipt, wall: float) -> Delivery:
+        body = self._writer.body(
+            self.behaviour,
+            receipt.number,
+            receipt.message,
+            receipt.state,
+            receipt.esm_class,
+            submitted=receipt.submitted,
+            wall=wall,
         )
-
-    def _date(self, wall: float) -> bytes:
-        """YYMMDDhhmm, UTC."""
-        minute = int(wall // 60)
-        if self._dates[0] != minute:
-            self._dates = (minute, time.strftime("%y%m%d%H%M", time.gmtime(minute * 60)).encode())
-        return self._dates[1]
+        return Delivery(body, True, self._delivery_command)
 
     # --- deliveries ------------------------------------------------------------------------------------
 
@@ -353,7 +353,7 @@ class Smsc:
         touched: dict[int, Account] = {}
         for item in self.later.due(now):
             if isinstance(item, Receipt):
-                item.account.queue.append(Delivery(self._receipt_body(item, wall), True))
+                item.account.queue.append(self._delivery(item, wall))
                 touched[id(item.account)] = item.account
             elif isinstance(item, Answer):
                 item.peer.send(item.data)
@@ -435,32 +435,15 @@ class Smsc:
             **msgspec.structs.asdict(self.counters),
             "per_second": self.speed.current(now),
             "peak_per_second": self.speed.peak,
-            "accepted_peak_per_second": self._admitted.peak,
+            "accepted_peak_per_second": self._taken.peak,
             "scheduled": len(self.later),
             "ledger": {"next": self.ledger.next_number, "kept": len(self.ledger), "limit": self.ledger.limit},
             "accounts": accounts,
         }
 
 
-def _spell(number: int, form: str) -> str:
-    """A message id in one of the forms that carriers use."""
-    if form == "dec":
-        return str(number)
-    if form == "uuid":
-        digits = f"{number:032x}"
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-    return f"{number:X}" if form == "HEX" else f"{number:x}"
-
-
 def _is_last_part(message: pdu.Message) -> bool:
-    if not message.esm_class & _UDHI:
+    if not message.esm_class & UDHI:
         return True
     _, part = split_header(message.payload)
     return part is None or part.index == part.total
-
-
-def _address(written: str) -> bytes:
-    """An address of an inbound text: international with a plus sign, else a short code or a name."""
-    if written.startswith("+"):
-        return pdu.address(1, 1, written[1:].encode("ascii"))
-    return pdu.address(*((3, 0) if written.isdigit() else (5, 0)), written.encode("latin-1"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -43,3 +44,11 @@ class Wheel(Generic[Item]):
             items += self._buckets.pop(heappop(self._order))
         self._count -= len(items)
         return items
+
+    def keep(self, wanted: Callable[[Item], bool]) -> None:
+        """Forget everything else."""
+        kept = {key: [item for item in bucket if wanted(item)] for key, bucket in self._buckets.items()}
+        self._buckets = {key: bucket for key, bucket in kept.items() if bucket}
+        self._order = list(self._buckets)
+        heapify(self._order)
+        self._count = sum(map(len, self._buckets.values()))

@@ -65,21 +65,21 @@ def test_a_cap_holds_in_any_sliding_second(steps, cap):
 def test_the_ledger_is_a_ring_with_numbers_that_go_on():
     ledger = Ledger(3)
     for number in range(1, 6):
-        ledger.add(float(number), "volley", number, 0, str(number), message())
+        ledger.add(float(number), "volley", 1, number, 0, str(number), message())
     assert [entry["number"] for entry in ledger.since(0)] == [3, 4, 5]
     assert [entry["number"] for entry in ledger.since(3)] == [4, 5]
     assert [entry["number"] for entry in ledger.since(3, limit=1)] == [4]
     assert ledger.since(5) == []
     ledger.clear()
     assert ledger.since(0) == []
-    ledger.add(6.0, "volley", 6, 0, "6", message())
+    ledger.add(6.0, "volley", 1, 6, 0, "6", message())
     assert [entry["number"] for entry in ledger.since(0)] == [6]
 
 
 def test_an_entry_tells_text_and_part():
     ledger = Ledger(10)
     octets = udh(7, 2, 1) + "ạ".encode("utf-16-be")
-    ledger.add(1.5, "volley", 9, 0, "77", message(payload=octets, coding=8, esm_class=0x40))
+    ledger.add(1.5, "volley", 1, 9, 0, "77", message(payload=octets, coding=8, esm_class=0x40))
     (entry,) = ledger.since(0)
     assert entry["text"] == "ạ"
     assert entry["text_sha256"] == hashlib.sha256("ạ".encode()).hexdigest()
@@ -96,7 +96,7 @@ def test_the_peak_by_prefix_and_status():
     ledger = Ledger(100)
     for number in range(20):
         to = b"84900000000" if number % 2 else b"12025550101"
-        ledger.add(number * 0.1, "volley", number, 0x58 if number % 4 == 1 else 0, "", message(to))
+        ledger.add(number * 0.1, "volley", 1, number, 0x58 if number % 4 == 1 else 0, "", message(to))
     assert ledger.peak() == 10
     assert ledger.peak("84") == 5
     assert ledger.peak("+84", status=0) in (2, 3)

@@ -6,15 +6,13 @@ import asyncio
 import contextlib
 import signal
 import socket
-import struct
 import subprocess
 import sys
 
-import aiohttp
 import msgspec
 import pytest
 
-from gateways.sandbox import Behaviour, Sandbox, Settings
+from gateways.sandbox import Behaviour
 from gateways.sandbox.behaviour import MAGIC, changed
 from gateways.sandbox.command import main
 from gateways.smpp import pdu
@@ -22,105 +20,12 @@ from gateways.smpp import pdu
 PATIENCE_S = 10.0
 
 
-class Esme:
-    """A hand-played ESME."""
-
-    def __init__(self, reader, writer):
-        self.reader, self.writer = reader, writer
-        self.sequence = 0
-
-    @classmethod
-    async def connect(cls, port, kind="transceiver", password="secret"):
-        self = cls(*await asyncio.open_connection("127.0.0.1", port))
-        self.write(pdu.bind(kind, 1, "volley", password))
-        _, self.bind_status, _, _ = await self.pdu()
-        self.sequence = 1
-        return self
-
-    def write(self, *units):
-        self.writer.write(b"".join(units))
-
-    async def pdu(self, patience_s=PATIENCE_S):
-        async with asyncio.timeout(patience_s):
-            length, command, status, sequence = struct.unpack(">IIII", await self.reader.readexactly(16))
-            return command, status, sequence, await self.reader.readexactly(length - 16)
-
-    async def next(self, command):
-        """The next PDU of that command; others before it are dropped."""
-        while True:
-            got, status, sequence, body = await self.pdu()
-            if got == command:
-                return status, sequence, body
-
-    def submit(self, *numbers, text=b"hello", registered=1, **fields):
-        """Send one submit to each number; gives the sequences."""
-        first = self.sequence + 1
-        for to in numbers:
-            self.sequence += 1
-            body = pdu.submit_sm_body(
-                pdu.address(3, 0, b"12345"),
-                pdu.address(1, 1, to.encode()),
-                0,
-                text,
-                registered_delivery=registered,
-                **fields,
-            )
-            self.write(pdu.frame(pdu.SUBMIT_SM, self.sequence, body))
-        return list(range(first, self.sequence + 1))
-
-    async def answers(self, count):
-        """(status, id) by sequence, and the order in which they came."""
-        found = {}
-        for _ in range(count):
-            status, sequence, body = await self.next(pdu.SUBMIT_SM_RESP)
-            found[sequence] = (status, body.rstrip(b"\x00").decode())
-        return found
-
-    async def receipt(self, status=0):
-        """The words of the next receipt, which is acknowledged."""
-        _, sequence, body = await self.next(pdu.DELIVER_SM)
-        self.write(pdu.deliver_sm_resp(sequence, status))
-        message = pdu.read_message(body, 0, len(body))
-        words = dict(word.split(b":", 1) for word in message.payload.split() if b":" in word)
-        return {key.decode(): value.decode() for key, value in words.items()} | {"message": message}
-
-    async def silent(self, for_s=0.15):
-        """Nothing comes."""
-        with pytest.raises(TimeoutError):
-            await self.pdu(for_s)
-
-
-@pytest.fixture
-async def sandbox():
-    sandbox = Sandbox(
-        Settings(port=0, control_port=0, behaviour=Behaviour(receipt_delay_s=0.02, redeliver_s=0.02), seed=1)
-    )
-    await sandbox.start()
-    yield sandbox
-    await sandbox.stop()
-
-
-@pytest.fixture
-async def esme(sandbox):
-    esme = await Esme.connect(sandbox.port)
-    assert esme.bind_status == 0
-    yield esme
-    esme.writer.close()
-
-
-async def counted(sandbox, name, value):
-    async with asyncio.timeout(PATIENCE_S):
-        while getattr(sandbox.smsc.counters, name) != value:
-            await asyncio.sleep(0.005)
-
-
 @pytest.mark.parametrize(
     ("user", "password", "status"), [("volley", "wrong", 0x0E), ("nobody", "secret", 0x0F)]
 )
-async def test_strangers_are_refused(sandbox, user, password, status):
-    esme = Esme(*await asyncio.open_connection("127.0.0.1", sandbox.port))
-    esme.write(pdu.bind("transceiver", 1, user, password))
-    assert (await esme.pdu())[:3] == (pdu.BIND_TRANSCEIVER_RESP, status, 1)
+async def test_strangers_are_refused(sandbox, connect, user, password, status):
+    esme = await connect(sandbox.port, password=password, user=user)
+    assert esme.bind_status == status
     esme.submit("12025551000")
     assert (await esme.pdu())[:2] == (pdu.SUBMIT_SM_RESP, pdu.ESME_RINVBNDSTS)
     assert sandbox.smsc.counters.binds_refused == 1
@@ -210,15 +115,15 @@ async def test_answers_dropped_delayed_and_shuffled(sandbox, esme):
     assert sorted(order) == sequences
 
 
-async def test_cut_at_the_nth_submit_which_is_taken(sandbox, esme):
+async def test_cut_at_the_nth_submit_which_is_taken(sandbox, esme, connect, counted):
     sandbox.change({"cut_at": 3})
     esme.submit(*["12025551000"] * 5)
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
         while True:
             await esme.pdu()
-    await counted(sandbox, "cuts", 1)
+    await counted("cuts", 1)
     assert sandbox.smsc.counters.accepted == 3
-    again = await Esme.connect(sandbox.port)
+    again = await connect(sandbox.port)
     assert {(await again.receipt())["stat"] for _ in range(3)} == {"DELIVRD"}
     again.submit(*["12025551000"] * 5, registered=0)
     assert len(await again.answers(5)) == 5, "only once"
@@ -274,13 +179,13 @@ async def test_one_receipt_for_a_whole_text(sandbox, esme):
     await esme.silent()
 
 
-async def test_a_receipt_that_is_refused_comes_again(sandbox, esme):
+async def test_a_receipt_that_is_refused_comes_again(sandbox, esme, counted):
     esme.submit("12025551000")
     await esme.answers(1)
     first = await esme.receipt(status=0x64)
     second = await esme.receipt()
     assert first["id"] == second["id"]
-    await counted(sandbox, "receipts_acknowledged", 1)
+    await counted("receipts_acknowledged", 1)
     assert sandbox.smsc.counters.deliveries_refused == 1
 
 
@@ -292,20 +197,20 @@ async def test_a_receipt_without_any_answer_comes_again(sandbox, esme):
     assert sandbox.smsc.counters.deliveries_timed_out == 1
 
 
-async def test_receipts_wait_for_a_receiver(sandbox):
-    transmitter = await Esme.connect(sandbox.port, "transmitter")
+async def test_receipts_wait_for_a_receiver(sandbox, connect):
+    transmitter = await connect(sandbox.port, "transmitter")
     transmitter.submit("12025551000")
     await transmitter.answers(1)
     await transmitter.silent()
-    receiver = await Esme.connect(sandbox.port, "receiver")
+    receiver = await connect(sandbox.port, "receiver")
     assert (await receiver.receipt())["stat"] == "DELIVRD"
 
 
-async def test_what_was_not_acknowledged_goes_to_the_next_bind(sandbox, esme):
+async def test_what_was_not_acknowledged_goes_to_the_next_bind(sandbox, esme, connect):
     esme.submit("12025551000")
     await esme.next(pdu.DELIVER_SM)
     esme.writer.transport.abort()
-    again = await Esme.connect(sandbox.port)
+    again = await connect(sandbox.port)
     assert (await again.receipt())["stat"] == "DELIVRD"
 
 
@@ -326,7 +231,7 @@ async def test_mute_answers_nothing(sandbox, esme):
     await esme.silent()
 
 
-async def test_malformed_bytes_are_refused_and_counted(sandbox, esme):
+async def test_malformed_bytes_are_refused_and_counted(sandbox, esme, counted):
     esme.write(pdu.frame(pdu.SUBMIT_SM, 5, b"\x00\x01"), pdu.frame(0x999, 6))
     assert (await esme.pdu())[:3] == (pdu.SUBMIT_SM_RESP, pdu.ESME_RINVCMDLEN, 5)
     assert (await esme.pdu())[:3] == (pdu.GENERIC_NACK, pdu.ESME_RINVCMDID, 6)
@@ -360,12 +265,6 @@ def test_behaviour_that_makes_no_sense_is_refused(changes):
 
 
 # --- control API -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def control(sandbox):
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{sandbox.control_port}") as session:
-        yield session
 
 
 async def fetch(answer):
@@ -403,7 +302,7 @@ async def test_health_readiness_and_metrics(control, sandbox, esme):
     assert await fetch(control.get("/readyz")) == (503, {"status": "unavailable", "checks": {"smpp": "down"}})
 
 
-async def test_behaviour_mo_cut_and_reset(control, sandbox, esme):
+async def test_behaviour_mo_cut_and_reset(control, sandbox, esme, counted):
     status, behaviour = await fetch(control.post("/behaviour", json={"rate": 7}))
     assert (status, behaviour["rate"]) == (200, 7)
     assert (await fetch(control.get("/behaviour")))[1]["rate"] == 7
@@ -413,7 +312,7 @@ async def test_behaviour_mo_cut_and_reset(control, sandbox, esme):
     _, sequence, body = await esme.next(pdu.DELIVER_SM)
     esme.write(pdu.deliver_sm_resp(sequence))
     assert pdu.read_message(body, 0, len(body)).payload == b"STOP"
-    await counted(sandbox, "inbound_acknowledged", 1)
+    await counted("inbound_acknowledged", 1)
     assert (await fetch(control.post("/cut")))[1] == {"connections": 1}
     assert await esme.reader.read() == b""
     assert (await fetch(control.post("/reset")))[0] == 200
@@ -437,7 +336,7 @@ async def test_bad_requests_are_explained(control, path, body):
     assert answer["error"]
 
 
-async def test_its_own_process(sandbox):
+async def test_its_own_process(sandbox, connect):
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateways.sandbox", "--port", "0", "--control-port", "0", "--mix", "UNDELIV=1",
         "--behaviour", "receipt_delay_s=0.01", "--user", "volley:secret",
@@ -445,7 +344,7 @@ async def test_its_own_process(sandbox):
     )  # fmt: skip
     async with asyncio.timeout(PATIENCE_S):
         words = (await process.stdout.readline()).split()
-        esme = await Esme.connect(int(words[words.index(b"port") + 1].rstrip(b",")))
+        esme = await connect(int(words[words.index(b"port") + 1].rstrip(b",")))
         esme.submit("12025551000")
         assert (await esme.receipt())["stat"] == "UNDELIV"
         process.send_signal(signal.SIGTERM)
