@@ -1,12 +1,14 @@
-"""volley.toml: gateways, routes and regions, typed and checked.
+"""volley.toml: gateways, routes, regions and currencies, typed and checked.
 
 Guarantees: what `load` returns is consistent (names are unique, routes name gateways that
 exist); a mistake is one line that names the file, the table and the key, and repeats neither
 passwords nor URLs.
 
-    [[gateways]]   name, url, rate?    further tables in it go to the gateway's adapter as they are
-    [[routes]]     to, gateways, category?         first match wins
-    [regions.XX]   rate?, prefixes?, paused?       XX: an ISO 3166-1 code, or with subdivision, US-FL
+    [[gateways]]   name, url, rate?, currency?, prices? or prices_file?, health?
+                   further tables in it go to the gateway's adapter as they are
+    [[routes]]     to, gateways, category?, sender?, strategy?, weights?     first match wins
+    [regions.XX]   rate?, prefixes?, paused?, test_numbers?    XX: an ISO 3166-1 code, or with subdivision, US-FL
+    [currencies]   EUR = "1.08"        what one unit is worth in the currency that prices are compared in
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
+
+from app.domain import health, phone, prices
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 SANDBOX = "sandbox"
@@ -42,6 +46,10 @@ class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     url: str
     rate: int | None = None  # segments a second; None or 0: no limit
     settings: dict[str, Any] = {}
+    currency: str | None = None
+    prices: dict[str, Any] = {}  # of a segment, by prefix, region, country or '*'
+    prices_file: str | None = None  # to,price as CSV, beside volley.toml
+    health: dict[str, Any] = {}  # `app.domain.health.Limits`, where they differ
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +58,9 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     to: str
     gateways: tuple[str, ...]
     category: Literal["otp", "transactional", "marketing"] | None = None
+    sender: str | None = None
+    strategy: Literal["preference", "weight", "cost"] | None = None  # None: by weight where there are any
+    weights: tuple[int, ...] = ()
 
 
 class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +69,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: int | None = None
     prefixes: tuple[str, ...] = ()
     paused: bool = False
+    test_numbers: tuple[str, ...] = ()
 
 
 Table = TypeVar("Table", Gateway, Route, Region)
@@ -69,11 +81,12 @@ class Config(msgspec.Struct, frozen=True):
     gateways: tuple[Gateway, ...] = ()
     routes: tuple[Route, ...] = ()
     regions: dict[str, Region] = {}
+    currencies: dict[str, str] = {}
 
 
 def load(path: Path) -> Config:
     """The file's content, checked. Raises ConfigError."""
-    return parse(_read(path), path.name)
+    return parse(_read(path), path.name, path.parent)
 
 
 def shipped(port: int = SANDBOX_PORT) -> str:
@@ -90,14 +103,14 @@ def sandbox_port(config: Config) -> int | None:
     return None
 
 
-def parse(text: str, source: str) -> Config:
-    """The content of a file named `source`. Raises ConfigError."""
+def parse(text: str, source: str, folder: Path | None = None) -> Config:
+    """The content of a file named `source`; price files are in `folder`. Raises ConfigError."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: {error}") from None
     try:
-        return _config(document)
+        return _config(document, folder)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
 
@@ -113,11 +126,13 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8") from None
 
 
-def _config(document: dict[str, Any]) -> Config:
+def _config(document: dict[str, Any], folder: Path | None) -> Config:
     for key in document:
-        if key not in ("gateways", "routes", "regions"):
-            raise ValueError(f"{key}: there is no such table; there are gateways, routes and regions")
-    gateways = tuple(_gateway(where, table) for where, table in _tables(document, "gateways"))
+        if key not in ("gateways", "routes", "regions", "currencies"):
+            raise ValueError(
+                f"{key}: there is no such table; there are gateways, routes, regions and currencies"
+            )
+    gateways = tuple(_gateway(where, table, folder) for where, table in _tables(document, "gateways"))
     names: set[str] = set()
     for gateway in gateways:
         if gateway.name in names:
@@ -127,7 +142,17 @@ def _config(document: dict[str, Any]) -> Config:
     regions = document.get("regions", {})
     if not isinstance(regions, dict):
         raise ValueError("regions: write [regions.XX]")
-    return Config(gateways, routes, {code: _region(code, table) for code, table in regions.items()})
+    found = {code: _region(code, table) for code, table in regions.items()}
+    return Config(gateways, routes, found, _currencies(document.get("currencies", {})))
+
+
+def _currencies(table: object) -> dict[str, str]:
+    if not isinstance(table, dict):
+        raise ValueError("currencies: write [currencies]")
+    return {
+        prices.currency(code, f"currencies.{code}"): f"{prices.rate(value, f'currencies.{code}'):f}"
+        for code, value in table.items()
+    }
 
 
 def _tables(document: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -139,8 +164,12 @@ def _tables(document: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str,
         yield (f"{key}.{name}" if isinstance(name, str) and name else f"{key} entry {number}"), table
 
 
-def _gateway(where: str, table: dict[str, Any]) -> Gateway:
-    extra = {key: value for key, value in table.items() if isinstance(value, dict) or _are_tables(value)}
+def _gateway(where: str, table: dict[str, Any], folder: Path | None) -> Gateway:
+    extra = {
+        key: value
+        for key, value in table.items()
+        if (isinstance(value, dict) or _are_tables(value)) and key not in ("prices", "health")
+    }
     plain = {key: value for key, value in table.items() if key not in extra}
     if "settings" in plain:
         raise ValueError(f"{where}.settings: there is no such key")
@@ -149,7 +178,28 @@ def _gateway(where: str, table: dict[str, Any]) -> Gateway:
         raise ValueError(f"{where}.name: small letters, digits, '-', '_' and '.', at most 64")
     _check_rate(where, gateway.rate)
     _check_url(where, gateway.url)
-    return gateway
+    try:
+        health.limits_of(gateway.health)
+    except ValueError as error:
+        raise ValueError(f"{where}.health: {error}") from None
+    return _priced(where, gateway, folder)
+
+
+def _priced(where: str, gateway: Gateway, folder: Path | None) -> Gateway:
+    """With its prices as they are kept, and those of its file."""
+    found = prices.price_list(gateway.prices, f"{where}.prices")
+    if gateway.prices_file is not None:
+        if found:
+            raise ValueError(f"{where}: prices and prices_file exclude each other")
+        try:
+            found = prices.read_csv(_read((folder or Path()) / gateway.prices_file))
+        except prices.BadPrice as error:
+            raise ValueError(f"{where}.prices_file: {error}") from None
+    if gateway.currency is not None:
+        prices.currency(gateway.currency, f"{where}.currency")
+    elif found:
+        raise ValueError(f"{where}.currency: prices need a currency")
+    return msgspec.structs.replace(gateway, prices=found, prices_file=None)
 
 
 def _are_tables(value: object) -> bool:
@@ -180,6 +230,15 @@ def _route(where: str, table: dict[str, Any], gateways: set[str]) -> Route:
             raise ValueError(f"{where}.gateways: there is no gateway {name!r}")
     if len(set(route.gateways)) < len(route.gateways):
         raise ValueError(f"{where}.gateways: one is named twice")
+    strategy = route.strategy or ("weight" if route.weights else "preference")
+    if strategy != "weight" and route.weights:
+        raise ValueError(f"{where}.weights: only a route with the strategy 'weight' has any")
+    if strategy == "weight" and (len(route.weights) != len(route.gateways) or not any(route.weights)):
+        raise ValueError(
+            f"{where}.weights: one for each gateway, in their order, at least one of them above 0"
+        )
+    if any(weight < 0 for weight in route.weights):
+        raise ValueError(f"{where}.weights: a weight is 0 or more")
     return route
 
 
@@ -194,6 +253,11 @@ def _region(code: str, table: object) -> Region:
     for prefix in region.prefixes:
         if not _PREFIX.fullmatch(prefix):
             raise ValueError(f"{where}.prefixes: {prefix!r} is no number prefix")
+    for place, number in enumerate(region.test_numbers, 1):
+        try:
+            phone.parse(number)
+        except phone.InvalidNumber as error:
+            raise ValueError(f"{where}.test_numbers: number {place}: {error.detail}") from None
     return region
 
 

@@ -1,27 +1,34 @@
 """The gateways that are open here, and the way to the right one.
 
 Guarantees: a gateway has, over all dispatchers, no more binds than its settings say (slots are leased in
-PostgreSQL); a change of its settings opens the new one and drains the old one; a route that names no
-gateway that is open leaves the message waiting, never lost.
+PostgreSQL); a change of its settings opens the new one and drains the old one, which takes nothing more from the
+moment on at which the change is known; a route that names no gateway that is open and well leaves the message
+waiting, never lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from app.domain import routing
+from app.domain.health import limits_of
 from app.domain.pack import Entry, Pack
+from app.domain.routing import Asked, Health, Plan
 from app.store import binds as bind_slots
 from app.store import config as configuration
 from app.store.engine import Database
+from dispatcher.health import Watch
 from gateways import binds_wanted, make
 from gateways.base import BindStatus, Gateway, Sink
 
 DRAIN_S = 5.0
-TEST_GATEWAY = "sandbox"  # where texts of test keys go, and nothing else does it for them
+NO_ROUTE_S = 30.0
+NO_GATEWAY_S = 1.0
+SOON_S = 0.05
 
 log = logging.getLogger("volley.dispatcher")
 
@@ -42,52 +49,79 @@ class Open(msgspec.Struct, gc=False):
         return sum(bind.window for bind in self.gateway.binds() if bind.state == "bound")
 
 
+class Way(msgspec.Struct, gc=False):
+    """Where entries go now: `entries` by `open`; `others` another gateway takes; the `stuck` ones wait, `wait_s` and
+    for that reason. Without `open` all are stuck. `probes`: the gateway is being probed, and counts these."""
+
+    open: Open | None
+    entries: list[Entry]
+    others: list[Entry] = []
+    stuck: list[Entry] = []
+    reason: str = ""
+    wait_s: float = 0.0
+    probes: int = 0
+
+
 class Fleet:
     """Gateways by name, routes in order, rates by name."""
 
-    def __init__(self, database: Database, sink: Sink, lease_id: int) -> None:
+    def __init__(self, database: Database, sink: Sink, lease_id: int, watch: Watch) -> None:
         self._database = database
         self._sink = sink
         self._lease_id = lease_id
         self.config = configuration.Config(0, (), (), (), ())
         self.open: dict[str, Open] = {}
+        self._reopening = asyncio.Lock()
         self._sharing = asyncio.Lock()  # a new configuration and the timer must not open a gateway at once
         self._rates: dict[str, int] = {}
-        self.prefix_routes = False
+        self._stale: frozenset[str] = frozenset()  # open, and no longer as they are configured
+        self.watch = watch
+        self.table = routing.Table()
         self.paused_regions: frozenset[str] = frozenset()
 
     async def refresh(self) -> bool:
-        """Take over the configuration in force; True if it is a new one."""
+        """Take over the configuration in force: routes, prices, rates and pauses at once. True if it is a new one:
+        `reopen` then opens and closes what differs."""
         async with self._database.driver() as driver:
+            if await configuration.version_of(driver) == self.config.version:
+                return False
             config = await configuration.load(driver)
-        if config.version == self.config.version:
-            return False
-        await self._reopen(config)
         self.config = config
+        self.table = config.table()
+        self.watch.follow({g.name: limits_of(g.health) for g in config.gateways if g.enabled})
         rates = {f"region:{r.code}": r.rate for r in config.regions}
         rates |= {f"gateway:{g.name}": g.rate for g in config.gateways}
         rates |= {f"sender:{s.tenant_id}:{s.address}": s.rate for s in config.senders}
         self._rates = {name: rate for name, rate in rates.items() if rate}
-        self.prefix_routes = any(r.to[0] == "+" for r in config.routes)
         self.paused_regions = frozenset(r.code for r in config.regions if r.paused)
+        wanted = self._wanted()
+        self._stale = frozenset(name for name, held in self.open.items() if _differs(held, wanted.get(name)))
         return True
 
-    async def _reopen(self, config: configuration.Config) -> None:
-        wanted = {row.name: row for row in config.gateways if row.enabled}
-        for name, held in list(self.open.items()):
-            row = wanted.get(name)
-            if row is None or (row.url, row.settings) != (held.row.url, held.row.settings):
-                del self.open[name]
-                await held.gateway.close(DRAIN_S)
-            else:
-                held.row = row
-        for name, row in wanted.items():
-            if name not in self.open:
-                try:
-                    self.open[name] = Open(row, make(name, row.url, row.settings, self._sink))
-                except ValueError as error:
-                    log.error("gateway %s can't be opened: %s", name, error)
-        await self.share_binds()
+    def _wanted(self) -> dict[str, configuration.Gateway]:
+        return {row.name: row for row in self.config.gateways if row.enabled}
+
+    async def reopen(self) -> None:
+        """Open what is new, drain what is no more, both where something changed. Takes as long as they drain."""
+        async with self._reopening:
+            wanted = self._wanted()
+            leaving = []
+            for name, held in list(self.open.items()):
+                if _differs(held, wanted.get(name)):
+                    del self.open[name]
+                    leaving.append(held.gateway.close(DRAIN_S))
+                else:
+                    held.row = wanted[name]
+            await asyncio.gather(*leaving)
+            for name, row in wanted.items():
+                if name not in self.open:
+                    try:
+                        self.open[name] = Open(row, make(name, row.url, row.settings, self._sink))
+                    except ValueError as error:
+                        log.error("gateway %s can't be opened: %s", name, error)
+            current = self._wanted()  # what has changed meanwhile is the next call's work
+            self._stale = frozenset(n for n, held in self.open.items() if _differs(held, current.get(n)))
+            await self.share_binds()
 
     async def share_binds(self) -> None:
         """Take this dispatcher's share of each gateway's binds, give back what is over it."""
@@ -131,39 +165,144 @@ class Fleet:
         return name if name in self._rates else None
 
     def lane_gateways(self, region: str, category: int) -> Sequence[str]:
-        """The gateways that a lane's messages would take by the first route that is not a tenant's own."""
-        for route in self.config.routes:
-            if route.tenant_id is None and route.category in (None, category) and route.to in ("*", region):
-                return route.gateways
-        return [name for route in self.config.routes for name in route.gateways]
+        """The gateways that a lane's messages would take by the first route that holds for everybody, those first
+        that are up and well; without one those of all routes."""
+        usual = self._plan_of_lane(region, category).usual()
+        names = usual or tuple(name for route in self.config.routes for name in route.gateways)
+        return routing.ranked(names, self._health(names, region)).usable
 
     def side_gateways(self, region: str, category: int) -> set[str]:
-        """The gateways that some of a lane's messages may take by another route than the lane's usual one."""
-        found = {TEST_GATEWAY}
+        """The gateways that some of a lane's messages may take beside the first of the usual ones."""
+        found = {routing.TEST_GATEWAY}
         for route in self.config.routes:
-            usual = route.tenant_id is None and route.to in ("*", region)
-            # a two-letter route is a country's: it holds for the lane of a region that has another name
-            elsewhere = len(region) == len(route.to) == 2 and route.to != region
-            if not usual and not elsewhere and route.category in (None, category):
-                found.update(route.gateways)
+            if route.category not in (None, category):
+                continue
+            # a two-letter route is a country's: it does not hold for the lane of another one
+            if route.to in ("*", region, region[:2]) or route.to[0] == "+":
+                usual = route.tenant_id is None and route.sender is None and route.to[0] != "+"
+                if not usual or route.strategy != "preference":
+                    found.update(route.gateways)
         return found
 
-    def gateways_for(self, pack: Pack, entry: Entry) -> Sequence[str]:
-        """The gateways of the first route that matches, by preference; empty: there is none."""
-        if pack.test:
-            return (TEST_GATEWAY,)
-        for route in self.config.routes:
-            if route.tenant_id not in (None, pack.tenant_id) or route.category not in (None, pack.category):
-                continue
-            if route.to in ("*", pack.region, pack.country) or (
-                route.to[0] == "+" and entry.to.startswith(route.to)
-            ):
-                return route.gateways
-        return ()
+    def _plan_of_lane(self, region: str, category: int) -> Plan:
+        return self.table.plan(Asked(0, category, "", region, region[:2]))
+
+    def _health(self, names: Sequence[str], region: str) -> Mapping[str, Health]:
+        return {name: self.watch.standing(name, region) for name in names if self.usable(name) is not None}
+
+    def way(
+        self, pack: Pack, entries: list[Entry], attempt: int, closed: Mapping[str, float], now_s: float
+    ) -> Way:
+        """The gateway that the first entry takes, with all that take the same one.
+
+        `closed`: throttles with nothing free, until (Unix seconds).
+        """
+        plan = self.table.plan(
+            Asked(pack.tenant_id, pack.category, pack.sender, pack.region, pack.country, pack.test)
+        )
+        heads: dict[tuple[str, ...], str | None] = {}  # the gateway to take, by the choice's gateways
+        if plan.uniform is not None:
+            names = plan.uniform.gateways
+            name = self._head(names, pack.region, attempt, closed, heads)
+            way = Way(None, entries) if name else self._waiting(names, pack, entries, closed, now_s)
+        else:
+            way, name = self._split(plan, pack, entries, attempt, closed, now_s)
+        if name is None:
+            return way
+        way.open = self.open[name]
+        if self.watch.standing(name, pack.region) == "probing":
+            way.probes = self.watch.admit(name, pack.region, len(way.entries))
+            way.others = [*way.entries[way.probes :], *way.others]
+            way.entries = way.entries[: way.probes]
+        return way
+
+    def _split(
+        self,
+        plan: Plan,
+        pack: Pack,
+        entries: list[Entry],
+        attempt: int,
+        closed: Mapping[str, float],
+        now_s: float,
+    ) -> tuple[Way, str | None]:
+        """The way of the first entry that can go, and its gateway."""
+        heads: dict[tuple[str, ...], str | None] = {}
+        ours: list[Entry] = []
+        others: list[Entry] = []
+        stuck: list[Entry] = []
+        name = None
+        waiting: tuple[str, ...] = ()
+        for entry in entries:
+            gateways = plan.choice(entry.to, entry.recipient).gateways
+            head = self._head(gateways, pack.region, attempt, closed, heads)
+            if head is None:
+                stuck.append(entry)
+                waiting = waiting or gateways
+            elif name is None or head == name:
+                name = head
+                ours.append(entry)
+            else:
+                others.append(entry)
+        way = self._waiting(waiting, pack, stuck, closed, now_s) if stuck else Way(None, [])
+        way.entries, way.others = ours, others
+        return way, name
+
+    def _head(
+        self,
+        gateways: tuple[str, ...],
+        region: str,
+        attempt: int,
+        closed: Mapping[str, float],
+        known: dict[tuple[str, ...], str | None],
+    ) -> str | None:
+        """The first of these that is up, well and not out of tokens."""
+        if gateways not in known:
+            usable = routing.ranked(gateways, self._health(gateways, region), attempt).usable
+            known[gateways] = next((name for name in usable if f"gateway:{name}" not in closed), None)
+        return known[gateways]
+
+    def _waiting(
+        self,
+        gateways: tuple[str, ...],
+        pack: Pack,
+        entries: list[Entry],
+        closed: Mapping[str, float],
+        now_s: float,
+    ) -> Way:
+        """Why these don't go, and when to look again."""
+        if not gateways:
+            return Way(None, [], stuck=entries, reason="no_route", wait_s=NO_ROUTE_S)
+        bound = [name for name in gateways if self.usable(name)]
+        opens = [closed[f"gateway:{name}"] for name in bound if f"gateway:{name}" in closed]
+        if opens:  # each one that is up and well has a throttle with nothing free
+            return Way(None, [], stuck=entries, reason="throttled", wait_s=max(0.001, min(opens) - now_s))
+        if bound:
+            again = min(self.watch.opens_at(name, pack.region) for name in bound)
+            return Way(
+                None,
+                [],
+                stuck=entries,
+                reason="gateway_failing",
+                wait_s=min(NO_GATEWAY_S, max(SOON_S, again - now_s)),
+            )
+        return Way(None, [], stuck=entries, reason="no_gateway", wait_s=NO_GATEWAY_S)
+
+    def in_flight(self) -> dict[str, int]:
+        """Segments without an answer, by gateway."""
+        return {n: sum(b.in_flight for b in held.gateway.binds()) for n, held in self.open.items()}
 
     def usable(self, name: str) -> Open | None:
         """The gateway of that name, if a bind of it is up."""
         held = self.open.get(name)
-        if held is None or not any(bind.state == "bound" for bind in held.gateway.binds()):
+        if (
+            held is None
+            or name in self._stale
+            or not any(bind.state == "bound" for bind in held.gateway.binds())
+        ):
             return None
         return held
+
+
+def _differs(held: Open, row: configuration.Gateway | None) -> bool:
+    """Whether a gateway must be closed: it is no more, or is made otherwise."""
+    return row is None or (row.url, row.settings) != (held.row.url, held.row.settings)

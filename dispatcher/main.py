@@ -33,6 +33,7 @@ from app.store.engine import AWAY, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound, rebuild, webhooks
 from dispatcher.fleet import Fleet
+from dispatcher.health import FLUSH_S, Watch
 from dispatcher.metrics import Metrics
 from dispatcher.receipts import Receiver
 from dispatcher.recorder import Recorder
@@ -71,6 +72,8 @@ class Hub:
 
     def outcomes(self, batch: Sequence[tuple[Submission, int, Outcome]]) -> None:
         assert self.recorder is not None
+        assert self.process is not None
+        self.process.watch.outcomes(batch)
         self.recorder.outcomes(batch)
 
     def ready(self) -> None:
@@ -104,6 +107,7 @@ class Process:
         self.exit_code = 0
         self.stopping = asyncio.Event()
         self._binds_freed = asyncio.Event()
+        self._changed = asyncio.Event()  # the configuration, and gateways are to be opened or closed for it
         self._beaten_at = time.monotonic()
         self._tasks: list[asyncio.Task[Any]] = []
 
@@ -122,8 +126,9 @@ class Process:
         metrics, database, queue = self.metrics, self.database, self.queue
         publisher = Publisher()
         self.recorder = Recorder(database, queue, self.lease_id, metrics, publisher, self._lease_lost)
-        self.receiver = Receiver(database, self.recorder, metrics, publisher)
-        self.fleet = Fleet(database, self.hub, self.lease_id)
+        self.watch = Watch(queue)
+        self.receiver = Receiver(database, self.recorder, metrics, publisher, self.watch)
+        self.fleet = Fleet(database, self.hub, self.lease_id, self.watch)
         self.dispatcher = Dispatcher(
             database, queue, self.lease_id, Desk(self.packs), self.fleet, self.recorder, metrics, publisher
         )
@@ -133,6 +138,7 @@ class Process:
         self._start(self._heartbeat())  # opening gateways may take longer than the silence of the dead
         self.recorder.start().add_done_callback(self._ended)
         await self._refresh()
+        await self.fleet.reopen()
         runner = await self._serve()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -155,6 +161,8 @@ class Process:
             self._watch_epoch(),
             self._listen_for_work(),
             self._watch_configuration(),
+            self._reopen_gateways(),
+            self._watch_health(),
             self._watch_clocks(),
             self._share_binds(),
             sweeper.run(),
@@ -267,7 +275,10 @@ class Process:
             attached, parcels = self.dispatcher.attached.is_set(), self.recorder.in_flight
             try:
                 await status.show(
-                    self.queue, status.Status(self.lease_id, time.time(), attached, parcels, binds)
+                    self.queue,
+                    status.Status(
+                        self.lease_id, time.time(), attached, parcels, binds, self.watch.circuits()
+                    ),
                 )
                 self.metrics.gauges["redis_up"] = 1.0
             except (OSError, Unavailable):
@@ -324,8 +335,30 @@ class Process:
             if not (whole and epoch.ready and epoch.epoch == self.queue.epoch):
                 self.dispatcher.detach()
 
+    async def _reopen_gateways(self) -> None:
+        """A task of its own: a gateway that drains must not hold up the next change."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.fleet.reopen()
+            except AWAY:
+                log.warning("gateways can't be opened anew; trying again")
+                await asyncio.sleep(1.0)
+                self._changed.set()
+            self.dispatcher.wake.set()
+
+    async def _watch_health(self) -> None:
+        """Counts shared and judged; what the API and the metrics show."""
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self.watch.flush(self.fleet.in_flight())
+            self.metrics.watch = self.watch
+            self.dispatcher.wake.set()  # what waits for a gateway may have another one now
+
     async def _refresh(self) -> None:
         if await self.fleet.refresh():
+            self._changed.set()
             self.metrics.gateway_names = {row.id: row.name for row in self.fleet.config.gateways}
 
     async def _watch_configuration(self) -> None:

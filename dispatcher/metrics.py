@@ -17,9 +17,11 @@ from app.domain.message import Category, State
 
 if TYPE_CHECKING:
     from app.store.dispatch import Record
+    from dispatcher.health import Watch
     from gateways.base import BindStatus, Outcome
 
 WAIT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+HEALTHS = ("well", "probing", "worse", "failing")
 RECEIPT_BUCKETS_S = (0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 21600, 86400)
 
 
@@ -82,6 +84,7 @@ class Metrics(Collector):
         self.accounting: dict[str, float] = {}
         self.binds: list[BindStatus] = []
         self.gateway_names: dict[int, str] = {}
+        self.watch: Watch | None = None
 
     def outcome(self, gateway: str, outcome: Outcome) -> None:
         """An outcome that is not `Accepted` (those are counted by the batch)."""
@@ -140,6 +143,8 @@ class Metrics(Collector):
             yield GaugeMetricFamily(f"volley_{name}", name.replace("_", " "), value=gauge)
         yield from self._lanes()
         yield from self._binds()
+        if self.watch is not None:
+            yield from _health(self.watch)
         accounting = GaugeMetricFamily(
             "volley_accounting", "The sides of accepted = final + open", labels=["side"]
         )
@@ -177,3 +182,36 @@ class Metrics(Collector):
             window.add_metric([gateway, slot], bind.in_flight)
         yield up
         yield window
+
+
+def _health(watch: Watch) -> Iterator[Metric]:
+    """How the gateways do, over all regions."""
+    state = GaugeMetricFamily(
+        "volley_gateway_health",
+        "As this dispatcher judges it: 0 well, 1 probing, 2 worse, 3 failing",
+        labels=["gateway"],
+    )
+    shares = GaugeMetricFamily(
+        "volley_gateway_share",
+        "Of the answers of the last half minute: failed, throttled, slow; receipts: of the accepted texts",
+        labels=["gateway", "what"],
+    )
+    for name in watch.gateways:
+        state.add_metric([name], HEALTHS.index(watch.gateway_health(name)))
+        seen, waited = watch.sums(name)
+        for what, n, of in (
+            ("failed", seen.failed, seen.answers),
+            ("throttled", seen.throttled, seen.answers),
+            ("slow", seen.slow, seen.answers),
+            ("receipts", waited.receipts, waited.texts),
+        ):
+            if of:
+                shares.add_metric([name, what], n / of)
+    yield state
+    yield shares
+    trips = CounterMetricFamily(
+        "volley_gateway_trips", "Breakers opened, by cause", labels=["gateway", "cause"]
+    )
+    for (name, cause), n in watch.trips.items():
+        trips.add_metric([name, cause], n)
+    yield trips

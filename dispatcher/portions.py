@@ -16,11 +16,10 @@ from app.domain.pack import Entry
 from app.domain.recipient import to_check
 from app.policy import Decision
 from app.queue import throttles
-from dispatcher.fleet import Fleet, Open
+from dispatcher.fleet import Fleet, Open, Way
 from dispatcher.recorder import Tag
 from gateways.base import Submission
 
-NO_ROUTE_S = 30.0
 MAX_MASK_PARTS = 60
 
 
@@ -74,9 +73,15 @@ class Portioner:
         portion = Portion(decision, None, [], 0, held=[])  # type: ignore[arg-type]
         if not entries:
             return portion
-        held, entries = self._route(portion, entries, now_s)
-        if held is None:
+        way = self.fleet.way(parcel.pack, entries, parcel.attempt, self.closed, now_s)
+        if way.open is None:
+            self._wait(portion, way, now_s)
             return portion
+        if way.stuck:
+            portion.held.append((way.stuck, now_s + way.wait_s, way.reason, False))
+        if way.others:
+            portion.held.append((way.others, now_s, "other_route", True))
+        held, entries = way.open, way.entries
         portion.open = held
         name = held.row.name
         room = credit.at(held, parcel.segments)
@@ -123,30 +128,16 @@ class Portioner:
                 )
             )
         credit.left[name] = max(0, room - portion.segments)
+        if way.probes > len(portion.submissions):
+            self.fleet.watch.back(name, pack.region, way.probes - len(portion.submissions))
         if not portion.submissions and not decision.stops and not decision.waits and len(portion.held) == 1:
             portion.untouched = 0.0
         return portion
 
-    def _route(self, portion: Portion, entries: list[Entry], now_s: float) -> tuple[Open | None, list[Entry]]:
-        """The gateway of the first entry and those that share its route; the others, or all, wait."""
-        pack = portion.decision.parcel.pack
-        names = self.fleet.gateways_for(pack, entries[0])
-        if self.fleet.prefix_routes:
-            others = [e for e in entries if self.fleet.gateways_for(pack, e) != names]
-            if others:
-                portion.held.append((others, now_s, "other_route", True))
-                apart = {e.index for e in others}
-                entries = [e for e in entries if e.index not in apart]
-        for name in names:
-            held = self.fleet.usable(name)
-            if held is not None and f"gateway:{name}" not in self.closed:
-                return held, entries
-        reason, wait_s = ("no_gateway", 1.0) if names else ("no_route", NO_ROUTE_S)
-        opens = [self.closed[f"gateway:{n}"] for n in names if self.fleet.usable(n)]
-        if opens:  # each one that is up has a throttle with nothing free
-            reason, wait_s = "throttled", max(0.001, min(opens) - now_s)
-        if portion.held or portion.decision.stops or portion.decision.waits:
-            portion.held.append((entries, now_s + wait_s, reason, False))
+    @staticmethod
+    def _wait(portion: Portion, way: Way, now_s: float) -> None:
+        """Nothing of it goes now."""
+        if portion.decision.stops or portion.decision.waits:
+            portion.held.append((way.stuck, now_s + way.wait_s, way.reason, False))
         else:
-            portion.untouched = now_s + wait_s
-        return None, entries
+            portion.untouched = now_s + way.wait_s

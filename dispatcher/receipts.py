@@ -20,6 +20,7 @@ from app.domain.recipient import to_check
 from app.store import receipts as store
 from app.store.engine import UNSTORABLE, Database
 from app.store.webhooks import Change, Publisher
+from dispatcher.health import Watch
 from dispatcher.metrics import Metrics
 from dispatcher.recorder import Recorder
 from gateways.base import Receipt
@@ -41,12 +42,14 @@ class Receiver:
         recorder: Recorder,
         metrics: Metrics,
         publisher: Publisher,
+        watch: Watch,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._recorder = recorder
         self._metrics = metrics
         self._publisher = publisher
+        self._watch = watch
         self._clock = clock
         self._waiting: list[tuple[list[store.Slip], asyncio.Future[None]]] = []
         self._busy: set[asyncio.Task[None]] = set()
@@ -172,6 +175,7 @@ class Receiver:
 
     def _count(self, matched: int, strays: int, moved: Sequence[store.Moved]) -> None:
         metrics = self._metrics
+        self._watch.receipts(moved, metrics.gateway_names)
         metrics.receipts[("", "matched")] += matched
         metrics.receipts[("", "parked")] += strays
         groups: dict[tuple[str, int, int, State], list[float]] = {}

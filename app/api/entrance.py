@@ -278,7 +278,12 @@ def bounded(receive: Receive, scope: Scope) -> Receive:
     return receiving
 
 
-_LIMITS = {"bulk": limits.MAX_BULK_BYTES, "import": limits.MAX_UPLOAD_BYTES}  # an import is streamed
+_LIMITS = {
+    "bulk": limits.MAX_BULK_BYTES,
+    "prices": limits.MAX_BULK_BYTES,
+    "prices.csv": limits.MAX_BULK_BYTES,
+    "import": limits.MAX_UPLOAD_BYTES,  # streamed
+}
 
 
 def _route(scope: Scope) -> str:

@@ -26,6 +26,18 @@ class Bind(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+class Circuit(msgspec.Struct, frozen=True):
+    """A breaker that is not closed: `app.domain.health`. `region` '' is the gateway as a whole; Unix seconds."""
+
+    gateway: str
+    region: str
+    state: str
+    cause: str
+    since: float
+    until: float
+    health: str
+
+
 class Status(msgspec.Struct, frozen=True):
     """One dispatcher. `at` in Unix seconds; `attached`: it works from Redis; `parcels`: under way."""
 
@@ -34,6 +46,7 @@ class Status(msgspec.Struct, frozen=True):
     attached: bool
     parcels: int
     binds: tuple[Bind, ...]
+    circuits: tuple[Circuit, ...] = ()
 
 
 def _key(lease: int) -> str:

@@ -26,7 +26,7 @@ from app import config_file
 from app.domain.message import Category
 from app.store import audit, config, keys, locks, tables
 from app.store.audit import By
-from app.store.config import GATEWAY, REGION, ROUTE, Kind
+from app.store.config import CURRENCY, GATEWAY, REGION, ROUTE, Kind
 from app.store.engine import Database, driver_in
 
 _LOCK = locks.BOOTSTRAP
@@ -201,6 +201,7 @@ async def _steps(connection: AsyncConnection, wanted: config_file.Config) -> lis
     """In an order in which each can be made: routes name gateways that exist by then."""
     return [
         *await _gateway_steps(connection, wanted),
+        *await _currency_steps(connection, wanted),
         *await _region_steps(connection, wanted),
         *await _route_steps(connection, wanted),
     ]
@@ -211,6 +212,7 @@ async def _gateway_steps(connection: AsyncConnection, wanted: config_file.Config
     steps = []
     for gateway in wanted.gateways:
         values = {"url": gateway.url, "settings": gateway.settings, "rate": gateway.rate, "enabled": True}
+        values |= {"currency": gateway.currency, "prices": gateway.prices, "health": gateway.health}
         steps += _row_steps(GATEWAY, {"name": gateway.name}, values, present.pop(gateway.name, None))
     for name, row in present.items():
         if row["enabled"]:
@@ -219,11 +221,22 @@ async def _gateway_steps(connection: AsyncConnection, wanted: config_file.Config
     return steps
 
 
+async def _currency_steps(connection: AsyncConnection, wanted: config_file.Config) -> list[_Step]:
+    present = {row["code"]: row for row in await config.rows(connection, CURRENCY)}
+    steps = []
+    for code, rate in wanted.currencies.items():
+        steps += _row_steps(CURRENCY, {"code": code}, {"rate": rate}, present.pop(code, None))
+    for code, row in present.items():
+        steps.append(_Step(_removal(CURRENCY, row), CURRENCY, {"code": code}))
+    return steps
+
+
 async def _region_steps(connection: AsyncConnection, wanted: config_file.Config) -> list[_Step]:
     present = {row["code"]: row for row in await config.rows(connection, REGION)}
     steps = []
     for code, region in wanted.regions.items():
         values = {"rate": region.rate, "prefixes": list(region.prefixes), "paused": region.paused}
+        values["test_numbers"] = list(region.test_numbers)
         steps += _row_steps(REGION, {"code": code}, values, present.pop(code, None))
     for code, row in present.items():
         steps.append(_Step(_removal(REGION, row), REGION, {"code": code}))
@@ -231,23 +244,27 @@ async def _region_steps(connection: AsyncConnection, wanted: config_file.Config)
 
 
 async def _route_steps(connection: AsyncConnection, wanted: config_file.Config) -> list[_Step]:
-    """The file's routes against those of no tenant, matched in order by (to, category)."""
+    """The file's routes against those of no tenant, matched in order by (to, category, sender)."""
     rows = await config.rows(connection, ROUTE, tenant_id=None)
     files = [
         {
             "to": ROUTE.check("to", route.to),
             "category": Category[route.category].value if route.category else None,
+            "sender": None if route.sender is None else ROUTE.check("sender", route.sender),
             "gateways": list(route.gateways),
+            "strategy": route.strategy or ("weight" if route.weights else "preference"),
+            "weights": list(route.weights),
         }
         for route in wanted.routes
     ]
-    old_keys = [(row["to"], row["category"]) for row in rows]
-    new_keys = [(route["to"], route["category"]) for route in files]
+    old_keys = [(row["to"], row["category"], row["sender"]) for row in rows]
+    new_keys = [(route["to"], route["category"], route["sender"]) for route in files]
     steps: list[_Step] = []
     for tag, i, i_end, j, j_end in SequenceMatcher(None, old_keys, new_keys, autojunk=False).get_opcodes():
         if tag == "equal":
             for row, route in zip(rows[i:i_end], files[j:j_end], strict=True):
-                steps += _row_steps(ROUTE, {"id": row["id"]}, {"gateways": route["gateways"]}, row)
+                values = {name: route[name] for name in ("gateways", "strategy", "weights")}
+                steps += _row_steps(ROUTE, {"id": row["id"]}, values, row)
             continue
         steps += [_Step(_removal(ROUTE, row), ROUTE, {"id": row["id"]}) for row in rows[i:i_end]]
         before_id = rows[i_end]["id"] if i_end < len(rows) else None

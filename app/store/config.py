@@ -1,4 +1,4 @@
-"""Gateways, routes, regions and senders: versioned rows, and the one way to change them.
+"""Gateways, routes, regions, currencies, senders and their pools: versioned rows, and the one way to change them.
 
 Guarantees: every change, by the API or by `volley apply`, is checked here, names its actor and reason, raises
 the row's version and the configuration's, is in the audit log with before and after (secrets masked), and is
@@ -9,8 +9,9 @@ configuration's version, so what `load` gives is always one committed whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
@@ -18,8 +19,10 @@ import msgspec
 from sqlalchemy import Table, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.domain import health, prices, routing
 from app.domain.masking import mask_settings, mask_url
 from app.domain.message import Category
+from app.domain.phone import InvalidNumber, masked, parse
 from app.store import audit, tables
 from app.store.audit import By
 
@@ -27,10 +30,14 @@ CHANNEL = "volley_config"
 MAX_RATE = 1_000_000
 MAX_ROUTES = 10_000
 MAX_PREFIXES = 5_000
+MAX_TEST_NUMBERS = 50
+MAX_MEMBERS = 200
+MAX_WEIGHT = 10_000
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,63}")
 _REGION = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
 _PREFIX = re.compile(r"\+?[1-9][0-9]{0,14}")
+_COUNTRY = re.compile(r"[A-Z]{2}")
 _NUMBER = re.compile(r"\+?[0-9]{1,15}")
 _NAMED_SENDER = re.compile(r"(?=.*[A-Za-z])[\x20-\x7e]{1,11}")
 
@@ -46,13 +53,16 @@ class Gateway(msgspec.Struct, frozen=True):
     enabled: bool
     version: int
     updated_at: datetime
+    currency: str | None = None
+    prices: dict[str, str] = {}  # of a segment, as `app.domain.prices` keeps them
+    health: dict[str, Any] = {}  # `app.domain.health.Limits`, where they differ
 
     def __repr__(self) -> str:
         return f"Gateway({self.name})"
 
 
 class Route(msgspec.Struct, frozen=True):
-    """Messages to `to` ('*', a region, or a number prefix with plus sign) go by the first that can."""
+    """Messages to `to` ('*', a region, or a number prefix with plus sign): see `app.domain.routing`."""
 
     id: int
     position: int
@@ -62,6 +72,9 @@ class Route(msgspec.Struct, frozen=True):
     gateways: tuple[str, ...]
     version: int
     updated_at: datetime
+    sender: str | None = None
+    strategy: routing.Strategy = "preference"
+    weights: tuple[int, ...] = ()
 
 
 class Region(msgspec.Struct, frozen=True):
@@ -73,6 +86,7 @@ class Region(msgspec.Struct, frozen=True):
     paused: bool
     version: int
     updated_at: datetime
+    test_numbers: tuple[str, ...] = ()
 
 
 class Sender(msgspec.Struct, frozen=True):
@@ -85,6 +99,15 @@ class Sender(msgspec.Struct, frozen=True):
     updated_at: datetime
 
 
+class Currency(msgspec.Struct, frozen=True):
+    """What one unit is worth in the currency that prices are compared in."""
+
+    code: str
+    rate: Decimal
+    version: int
+    updated_at: datetime
+
+
 class Config(msgspec.Struct, frozen=True):
     """Everything that the dispatcher routes and throttles by. The first route that matches holds."""
 
@@ -93,6 +116,32 @@ class Config(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...]
     regions: tuple[Region, ...]
     senders: tuple[Sender, ...]
+    currencies: tuple[Currency, ...] = ()
+
+    def table(self) -> routing.Table:
+        """Routes and prices, made ready for look-ups."""
+        return routing.Table(
+            (
+                routing.Route(
+                    r.id,
+                    r.position,
+                    r.to,
+                    r.category,
+                    r.sender,
+                    r.tenant_id,
+                    r.gateways,
+                    r.strategy,
+                    r.weights,
+                )
+                for r in self.routes
+            ),
+            {
+                g.name: routing.Tariff(g.currency, {to: Decimal(price) for to, price in g.prices.items()})
+                for g in self.gateways
+                if g.currency and g.prices
+            },
+            {c.code: c.rate for c in self.currencies},
+        )
 
 
 class Invalid(ValueError):
@@ -121,7 +170,7 @@ class StaleVersion(ValueError):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What differs between the four: table, key, the fields that may be set, and how they are checked."""
+    """What differs between them: table, key, the fields that may be set, and how they are checked."""
 
     name: str
     table: Table
@@ -141,13 +190,32 @@ async def load(driver: asyncpg.Connection) -> Config:
         routes = await driver.fetch("SELECT * FROM routes ORDER BY position")
         regions = await driver.fetch("SELECT * FROM regions ORDER BY code")
         senders = await driver.fetch("SELECT * FROM senders ORDER BY tenant_id, address")
+        currencies = await driver.fetch("SELECT * FROM currencies ORDER BY code")
     return Config(
         version,
         tuple(Gateway(**row) for row in gateways),
-        tuple(Route(**{**row, "gateways": tuple(row["gateways"])}) for row in routes),
-        tuple(Region(**{**row, "prefixes": tuple(row["prefixes"])}) for row in regions),
+        tuple(Route(**_with_tuples(row, "gateways", "weights")) for row in routes),
+        tuple(Region(**_with_tuples(row, "prefixes", "test_numbers")) for row in regions),
         tuple(Sender(**row) for row in senders),
+        tuple(Currency(**row) for row in currencies),
     )
+
+
+def _with_tuples(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {**row, **{name: tuple(row[name]) for name in names}}
+
+
+async def version_of(driver: asyncpg.Connection) -> int:
+    """The configuration's version, to see whether there is a newer one."""
+    return await driver.fetchval("SELECT version FROM config_version")
+
+
+async def pool(driver: asyncpg.Connection, tenant_id: int, name: str) -> tuple[routing.Member, ...] | None:
+    """A sender pool's members; None: the tenant has no such pool."""
+    members = await driver.fetchval(
+        "SELECT members FROM sender_pools WHERE tenant_id = $1 AND name = $2", tenant_id, name
+    )
+    return None if members is None else msgspec.convert(members, tuple[routing.Member, ...])
 
 
 async def rows(connection: AsyncConnection, kind: Kind, **where: object) -> list[dict[str, Any]]:
@@ -178,6 +246,10 @@ def shown(kind: Kind, row: Mapping[str, Any]) -> dict[str, Any]:
     if kind is GATEWAY:
         out["url"] = mask_url(out["url"])
         out["settings"] = mask_settings(out["settings"])
+    if kind is CURRENCY:
+        out["rate"] = f"{out['rate']:f}"
+    if kind is REGION and "test_numbers" in out:
+        out["test_numbers"] = [masked(number) for number in out["test_numbers"]]
     return out
 
 
@@ -200,6 +272,9 @@ async def create(
     """A new row. `values` has the key (the database gives a route's) and fields. Raises Invalid, Exists."""
     await begin(connection)
     checked = {name: kind.check(name, value) for name, value in values.items()}
+    _check_whole(kind, checked)
+    if kind is POOL:
+        await _check_members(connection, checked["tenant_id"], checked["members"])
     if kind is ROUTE:
         await _check_gateways(connection, checked)
         checked["position"] = await _make_room(connection, checked.get("position"))
@@ -233,6 +308,9 @@ async def change(
     if not fresh:
         return old
     await begin(connection)
+    _check_whole(kind, {**old, **fresh})
+    if kind is POOL:
+        await _check_members(connection, old["tenant_id"], fresh["members"])
     if kind is ROUTE:
         await _check_gateways(connection, fresh)
         if "position" in fresh:
@@ -262,6 +340,8 @@ async def remove(
     assert kind is not GATEWAY, "gateways are disabled, not removed"
     await begin(connection)
     old = await _current(connection, kind, key, version)
+    if kind is SENDER:
+        await _check_unused(connection, old)
     await connection.execute(
         delete(kind.table).where(*(kind.table.c[name] == key[name] for name in kind.key))
     )
@@ -294,6 +374,35 @@ async def _check_gateways(connection: AsyncConnection, route: Mapping[str, Any])
         found = select(tables.tenants.c.id).where(tables.tenants.c.id == tenant_id)
         if await connection.scalar(found) is None:
             raise Invalid("tenant", "there is no such tenant")
+
+
+def _check_whole(kind: Kind, row: Mapping[str, Any]) -> None:
+    """What one field says about another."""
+    if kind is ROUTE:
+        weights = row.get("weights") or []
+        if row.get("strategy", "preference") != "weight":
+            if weights:
+                raise Invalid("weights", "only a route with the strategy 'weight' has any")
+        elif len(weights) != len(row["gateways"]) or not any(weights):
+            raise Invalid("weights", "one for each gateway, in their order, at least one of them above 0")
+    if kind is GATEWAY and row.get("prices") and not row.get("currency"):
+        raise Invalid("currency", "prices need a currency")
+
+
+async def _check_members(
+    connection: AsyncConnection, tenant_id: int, members: Sequence[Mapping[str, Any]]
+) -> None:
+    """A pool's addresses are the tenant's: who answers to one of them is heard by that tenant."""
+    ours = {row["address"] for row in await rows(connection, SENDER, tenant_id=tenant_id)}
+    for place, member in enumerate(members):
+        if member["address"] not in ours:
+            raise Invalid(f"members/{place}/address", "register the sender first")
+
+
+async def _check_unused(connection: AsyncConnection, sender: Mapping[str, Any]) -> None:
+    for row in await rows(connection, POOL, tenant_id=sender["tenant_id"]):
+        if any(member["address"] == sender["address"] for member in row["members"]):
+            raise Invalid("address", f"the pool {row['name']!r} uses it")
 
 
 async def _make_room(connection: AsyncConnection, wanted: int | None) -> int:
@@ -351,7 +460,28 @@ def _check_gateway(field: str, value: Any) -> Any:
         raise Invalid(field, "a table without NUL characters")
     if field == "enabled":
         return _flag(field, value)
+    if field in ("currency", "prices") and value is not None:
+        return _priced(field, value)
+    if field == "health":
+        return _limits(value)
     return _rate(value) if field == "rate" else value
+
+
+def _priced(field: str, value: Any) -> Any:
+    try:
+        return prices.currency(value) if field == "currency" else prices.price_list(value)
+    except prices.BadPrice as error:
+        raise Invalid(field, str(error)) from None
+
+
+def _limits(value: Any) -> dict[str, Any]:
+    try:
+        if not isinstance(value, dict):
+            raise ValueError("a table")
+        health.limits_of(value)
+    except ValueError as error:
+        raise Invalid("health", str(error)) from None
+    return value
 
 
 def _storable(value: dict[str, Any]) -> bool:
@@ -374,11 +504,26 @@ def _check_route(field: str, value: Any) -> Any:
         if len(set(names)) < len(names):
             raise Invalid(field, "one is named twice")
         return names
+    if field == "strategy" and value not in routing.STRATEGIES:
+        raise Invalid(field, f"one of {', '.join(routing.STRATEGIES)}")
+    if field == "weights":
+        return _weights(value)
+    if field == "sender" and value is not None:
+        return address(value, "sender")
     if field == "category" and value is not None:
         return int(Category(value))
     if field == "position" and value is not None and not (isinstance(value, int) and value >= 1):
         raise Invalid(field, "a whole number from 1")
     return value
+
+
+def _weights(value: Any) -> list[int]:
+    found = list(value) if isinstance(value, list | tuple) else [-1]
+    if not all(
+        isinstance(one, int) and not isinstance(one, bool) and 0 <= one <= MAX_WEIGHT for one in found
+    ):
+        raise Invalid("weights", f"whole numbers from 0 to {MAX_WEIGHT:,}")
+    return found
 
 
 def _check_region(field: str, value: Any) -> Any:
@@ -389,9 +534,64 @@ def _check_region(field: str, value: Any) -> Any:
         if len(prefixes) > MAX_PREFIXES:
             raise Invalid(field, f"more than {MAX_PREFIXES}")
         return sorted(set(prefixes))
+    if field == "test_numbers":
+        return _test_numbers(value)
     if field == "paused":
         return _flag(field, value)
     return _rate(value) if field == "rate" else value
+
+
+def _test_numbers(value: Any) -> list[str]:
+    if not isinstance(value, list | tuple) or len(value) > MAX_TEST_NUMBERS:
+        raise Invalid("test_numbers", f"a list of at most {MAX_TEST_NUMBERS} numbers")
+    found = []
+    for place, one in enumerate(value, 1):
+        try:
+            found.append(parse(one if isinstance(one, str) else "").e164)
+        except InvalidNumber as error:
+            raise Invalid("test_numbers", f"number {place}: {error.detail}") from None
+    return list(dict.fromkeys(found))
+
+
+def _check_currency(field: str, value: Any) -> Any:
+    try:
+        return prices.currency(value, "code") if field == "code" else prices.rate(value)
+    except prices.BadPrice as error:
+        raise Invalid(field, str(error)) from None
+
+
+def _check_pool(field: str, value: Any) -> Any:
+    if field == "name" and not (isinstance(value, str) and _NAME.fullmatch(value)):
+        raise Invalid(field, "small letters, digits, '-', '_' and '.', at most 64")
+    if field == "members":
+        return _members(value)
+    return value
+
+
+def _members(value: Any) -> list[dict[str, Any]]:
+    """A number without countries is for the country that it belongs to; a name or short code for all others."""
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_MEMBERS:
+        raise Invalid("members", f"1 to {MAX_MEMBERS}")
+    found: dict[str, dict[str, Any]] = {}
+    for place, one in enumerate(value):
+        name = address(one["address"], f"members/{place}/address")
+        countries = list(one.get("countries") or ())
+        if not all(isinstance(c, str) and _COUNTRY.fullmatch(c) for c in countries):
+            raise Invalid(f"members/{place}/countries", "ISO 3166-1 codes (VN)")
+        if not countries and name.isdigit():
+            countries = _home(name)
+        if name in found:
+            raise Invalid(f"members/{place}/address", "is in the pool twice")
+        found[name] = {"address": name, "countries": countries}
+    return list(found.values())
+
+
+def _home(number: str) -> list[str]:
+    """The country of a number; none for a short code."""
+    try:
+        return [parse(f"+{number}").country]
+    except InvalidNumber:
+        return []
 
 
 def _check_sender(field: str, value: Any) -> Any:
@@ -400,19 +600,33 @@ def _check_sender(field: str, value: Any) -> Any:
     return _rate(value) if field == "rate" else value
 
 
-def address(value: Any) -> str:
+def address(value: Any, field: str = "address") -> str:
     """A from-address as it is kept: a number or short code without plus sign, or a name. Raises Invalid."""
     if isinstance(value, str):
         if _NUMBER.fullmatch(value):
             return value.removeprefix("+")
         if _NAMED_SENDER.fullmatch(value) and value.strip() == value:
             return value
-    raise Invalid("address", "a number or short code of up to 15 digits, or a name of up to 11 characters")
+    raise Invalid(field, "a number or short code of up to 15 digits, or a name of up to 11 characters")
 
 
-GATEWAY = Kind("gateway", tables.gateways, ("name",), ("url", "settings", "rate", "enabled"), _check_gateway)
-ROUTE = Kind(
-    "route", tables.routes, ("id",), ("position", "to", "category", "tenant_id", "gateways"), _check_route
+GATEWAY = Kind(
+    "gateway",
+    tables.gateways,
+    ("name",),
+    ("url", "settings", "rate", "enabled", "currency", "prices", "health"),
+    _check_gateway,
 )
-REGION = Kind("region", tables.regions, ("code",), ("prefixes", "rate", "paused"), _check_region)
+ROUTE = Kind(
+    "route",
+    tables.routes,
+    ("id",),
+    ("position", "to", "category", "sender", "tenant_id", "gateways", "strategy", "weights"),
+    _check_route,
+)
+REGION = Kind(
+    "region", tables.regions, ("code",), ("prefixes", "rate", "paused", "test_numbers"), _check_region
+)
 SENDER = Kind("sender", tables.senders, ("tenant_id", "address"), ("rate",), _check_sender)
+POOL = Kind("pool", tables.sender_pools, ("tenant_id", "name"), ("members",), _check_pool)
+CURRENCY = Kind("currency", tables.currencies, ("code",), ("rate",), _check_currency)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -74,6 +75,9 @@ gateways = Table(
     Column("enabled", Boolean, nullable=False, server_default=text("true")),
     Column("version", Integer, nullable=False, server_default=text("1")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("currency", Text),
+    Column("prices", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("health", JSONB, nullable=False, server_default=text("'{}'")),
 )
 
 routes = Table(
@@ -87,6 +91,9 @@ routes = Table(
     Column("gateways", ARRAY(Text), nullable=False),
     Column("version", Integer, nullable=False, server_default=text("1")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("sender", Text),
+    Column("strategy", Text, nullable=False, server_default=text("'preference'")),
+    Column("weights", ARRAY(Integer), nullable=False, server_default=text("'{}'")),
 )
 
 regions = Table(
@@ -98,6 +105,44 @@ regions = Table(
     Column("paused", Boolean, nullable=False, server_default=text("false")),
     Column("version", Integer, nullable=False, server_default=text("1")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("test_numbers", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+)
+
+currencies = Table(
+    "currencies",
+    metadata,
+    Column("code", Text, primary_key=True),
+    Column("rate", Numeric, nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+sender_pools = Table(
+    "sender_pools",
+    metadata,
+    Column("tenant_id", Integer, ForeignKey("tenants.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("members", JSONB, nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+probes = Table(
+    "probes",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Integer, ForeignKey("tenants.id"), nullable=False),
+    Column("region", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+probe_messages = Table(
+    "probe_messages",
+    metadata,
+    Column("message_id", Uuid, primary_key=True),
+    Column("probe_id", Uuid, ForeignKey("probes.id"), nullable=False),
+    Column("gateway", Text, nullable=False),
 )
 
 senders = Table(

@@ -83,7 +83,10 @@ paused = true
     ("text", "line"),
     [
         ("[[gateways]\n", "f: Expected ']]' at the end of an array declaration (at line 1, column 11)"),
-        ("[gateway]\n", "f: gateway: there is no such table; there are gateways, routes and regions"),
+        (
+            "[gateway]\n",
+            "f: gateway: there is no such table; there are gateways, routes, regions and currencies",
+        ),
         ("[gateways]\nname = 'a'", "f: gateways: write [[gateways]], with two brackets"),
         ("[[gateways]]\nname = 'a'", "f: gateways.a: object missing required field `url`"),
         ("[[gateways]]\nurl = 'smpp://h'", "f: gateways entry 1: object missing required field `name`"),

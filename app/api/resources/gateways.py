@@ -34,6 +34,8 @@ class Gateway(BaseModel):
     settings: dict[str, Any]
     rate: int | None
     enabled: bool
+    currency: str | None
+    health: dict[str, Any]
     version: int
     updated_at: datetime
 
@@ -45,13 +47,16 @@ class GatewayPage(BaseModel):
 
 
 class NewGateway(Change):
-    """A gateway to be made. `rate` is in segments a second, in any sliding second; null or 0: no limit."""
+    """A gateway to be made. `rate` is in segments a second, in any sliding second; null or 0: no limit. `currency`
+    is that of its price list; `health` says from when on it is not well (`GET /v1/gateways/{name}/health`)."""
 
     name: Text
     url: Url
     settings: dict[str, Any] = Field(default_factory=dict)
     rate: int | None = None
     enabled: bool = True
+    currency: Text | None = None
+    health: dict[str, Any] = Field(default_factory=dict)
 
 
 class GatewayChange(Change):
@@ -61,6 +66,8 @@ class GatewayChange(Change):
     settings: dict[str, Any] | None = None
     rate: int | None = None
     enabled: bool | None = None
+    currency: Text | None = None
+    health: dict[str, Any] | None = None
 
 
 class _NoSink:
@@ -115,7 +122,7 @@ async def get_gateway(name: Name, request: Request, caller: Operator) -> Gateway
 async def create_gateway(body: NewGateway, request: Request, caller: Operator) -> Gateway:
     """A new way out; dispatchers open it within seconds."""
     await demand_operator(request, caller)
-    values = body.model_dump(include={"name", "url", "settings", "rate", "enabled"})
+    values = body.model_dump(include={"name", "url", "settings", "rate", "enabled", "currency", "health"})
     with changing():
         values = {name: GATEWAY.check(name, value) for name, value in values.items()}
         check(body.name, body.url, body.settings)
@@ -138,7 +145,7 @@ def _unmasked(values: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, An
 async def change_gateway(name: Name, body: GatewayChange, request: Request, caller: Operator) -> Gateway:
     """Change, disable or enable a gateway. Dispatchers follow within seconds."""
     await demand_operator(request, caller)
-    values = given(body, "url", "settings", "rate", "enabled")
+    values = given(body, "url", "settings", "rate", "enabled", "currency", "health")
     with changing():
         async with context_of(request).database.begin() as connection:
             old = await config.read(connection, GATEWAY, {"name": name})

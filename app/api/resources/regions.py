@@ -11,7 +11,17 @@ from pydantic import BaseModel, Field
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.reading import context_of
-from app.api.resources.base import PROBLEMS, Change, Reason, Text, by, changing, demand_operator, given
+from app.api.resources.base import (
+    PROBLEMS,
+    Change,
+    Number,
+    Reason,
+    Text,
+    by,
+    changing,
+    demand_operator,
+    given,
+)
 from app.store import config
 from app.store.config import REGION
 
@@ -27,6 +37,7 @@ class Region(BaseModel):
     prefixes: list[str]
     rate: int | None
     paused: bool
+    test_numbers: list[str]
     version: int
     updated_at: datetime
 
@@ -43,6 +54,16 @@ class RegionChange(Change):
     rate: int | None = None
     prefixes: Annotated[list[Text], Field(max_length=config.MAX_PREFIXES)] | None = None
     paused: bool | None = None
+    test_numbers: (
+        Annotated[
+            list[Number],
+            Field(
+                max_length=config.MAX_TEST_NUMBERS,
+                description="Phones of your own, texted by `POST /v1/probes`.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 @router.get("/v1/regions", summary="List regions")
@@ -67,8 +88,8 @@ async def get_region(code: Code, request: Request, caller: Operator) -> Region:
 async def change_region(code: Code, body: RegionChange, request: Request, caller: Operator) -> Region:
     """Set a region's rate, prefixes or pause; makes its entry if it has none. Holds within seconds."""
     await demand_operator(request, caller)
-    values = given(body, "rate", "prefixes", "paused")
-    for name in ("prefixes", "paused"):
+    values = given(body, "rate", "prefixes", "paused", "test_numbers")
+    for name in ("prefixes", "paused", "test_numbers"):
         if name in values and values[name] is None:
             del values[name]
     actor = by(caller, body.reason)

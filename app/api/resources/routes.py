@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -33,18 +33,34 @@ Operator = Annotated[Caller, Depends(require("operate"))]
 RouteId = Annotated[int, Path(ge=1, le=MAX_INT)]
 Position = Annotated[int, Field(ge=1, le=MAX_INT, description="From 1; later routes move on.")]
 Gateways = Annotated[list[Text], Field(min_length=1, max_length=50, description="By preference.")]
+Strategy = Annotated[
+    Literal["preference", "weight", "cost"],
+    Field(
+        description="`preference`: as listed. `weight`: split by `weights`, each recipient always to the same one. "
+        "`cost`: the cheapest first, by the gateways' price lists."
+    ),
+]
+Weights = Annotated[
+    list[Annotated[int, Field(ge=0, le=config.MAX_WEIGHT)]],
+    Field(max_length=50, description="One for each of `gateways`; 0: only when no other can take it."),
+]
+From = Annotated[Text, Field(max_length=20, description="Only messages from this sender.")]
 To = Annotated[Text, Field(max_length=32, description="`*`, a region, or a number prefix.")]
 
 
 class Route(BaseModel):
-    """Messages to `to` (of one category, of one tenant) go by the first of `gateways` that can take them."""
+    """Messages to `to` (of one category, sender, tenant) go by `gateways`, in the order of the strategy: the first
+    of them that is up and well."""
 
     id: int
     position: int
     to: str
     category: CategoryName | None
     tenant_id: int | None
+    sender: str | None
     gateways: list[str]
+    strategy: Strategy
+    weights: list[int]
     version: int
     updated_at: datetime
 
@@ -60,7 +76,10 @@ class NewRoute(Change):
 
     to: To
     gateways: Gateways
+    strategy: Strategy = "preference"
+    weights: Weights = Field(default_factory=list)
     category: CategoryName | None = None
+    sender: From | None = None
     tenant_id: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
     position: Position | None = None
 
@@ -70,7 +89,10 @@ class RouteChange(Change):
 
     to: To | None = None
     gateways: Gateways | None = None
+    strategy: Strategy | None = None
+    weights: Weights | None = None
     category: CategoryName | None = None
+    sender: From | None = None
     tenant_id: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
     position: Position | None = None
 
@@ -81,10 +103,12 @@ def _view(row: Mapping[str, Any]) -> Route:
 
 
 def _values(body: NewRoute | RouteChange) -> dict[str, Any]:
-    values = given(body, "to", "gateways", "category", "tenant_id", "position")
+    values = given(
+        body, "to", "gateways", "strategy", "weights", "category", "sender", "tenant_id", "position"
+    )
     if values.get("category") is not None:
         values["category"] = Category[values["category"]].value
-    for name in ("to", "gateways", "position"):
+    for name in ("to", "gateways", "strategy", "weights", "position"):
         if name in values and values[name] is None:
             del values[name]
     return values
