@@ -89,10 +89,11 @@ class Portioner:
         body = template.parse(pack.body)
         validity = None if pack.expires_at is None else max(1, int(pack.expires_at - now_s))
         category = Category(pack.category).name
+        coding = held.gateway.asked_coding if pack.shift_tables else held.gateway.coding
         for place, entry in enumerate(entries):
             try:
                 words = (body if entry.body is None else template.parse(entry.body)).render(entry.variables)
-                cut = text.segment(words, MAX_MASK_PARTS)
+                cut = text.segment(words, MAX_MASK_PARTS, coding)
             except (
                 KeyError,
                 ValueError,
@@ -125,6 +126,7 @@ class Portioner:
                     send_before,
                     validity,
                     category,
+                    cut.header,
                 )
             )
         credit.left[name] = max(0, room - portion.segments)

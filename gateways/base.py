@@ -23,6 +23,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from app.domain.text import Coding, Encoding
+
 
 class Submission(msgspec.Struct, gc=False):
     """One message, to be handed over now.
@@ -30,7 +32,8 @@ class Submission(msgspec.Struct, gc=False):
     `to` and `sender` are as the carrier shall see them: `to` in E.164 with its plus sign,
     `sender` a number without plus sign, a short code or an alphanumeric name.
     `parts` are the encoded segments without any header (GSM-7 unpacked, one septet a
-    byte, or UTF-16-BE), as `app.domain.text.segment` made them; `mask` says which of them
+    byte, UTF-16-BE, or Latin-1), as `app.domain.text.segment` made them by the gateway's
+    `coding`; `header` are the information elements that each needs. `mask` says which of them
     to send (bit 0 is the first): a retry repeats only the refused ones. `reference` is
     the concatenation reference (0 to 65,535), the same for every attempt of one message.
     `send_before` is a `time.monotonic()` instant; `validity_s` how long the carrier may
@@ -42,13 +45,14 @@ class Submission(msgspec.Struct, gc=False):
     to: str
     sender: str
     text: str
-    encoding: Literal["gsm7", "ucs2"]
+    encoding: Encoding
     parts: tuple[bytes, ...]
     mask: int
     reference: int
     send_before: float
     validity_s: int | None = None
     category: str = "transactional"
+    header: bytes = b""
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -142,6 +146,8 @@ class Gateway(Protocol):
     """A way out. Made from its settings, opened with the number of binds that it may hold."""
 
     name: str
+    coding: Coding  # how texts are to be cut for it
+    asked_coding: Coding  # the same for a text whose request allowed national shift tables
 
     async def open(self, binds: int) -> None:
         """Start connecting and keep reconnecting, with back-off, until `close`. Returns at once."""

@@ -48,6 +48,7 @@ class Pack(msgspec.Struct, array_like=True, gc=False):
     retry_unknown: bool  # a transactional text whose request allowed a second try after `unknown`
     entries: list[Entry]
     test: bool = False  # posted with a test key: the sandbox only
+    shift_tables: bool = False  # national shift tables are welcome, where a gateway has them
 
 
 class Parcel(msgspec.Struct, array_like=True, gc=False):

@@ -137,7 +137,7 @@ FIELDS: dict[str, Callable[[Settings, Submission], str | int | None]] = {
     "reference": lambda _, m: m.reference,
     "segments": lambda _, m: len(m.parts),
     "validity_s": lambda _, m: m.validity_s,
-    "encoding": lambda s, m: s.encoding.get(m.encoding, m.encoding),
+    "encoding": lambda s, m: s.encoding.get(m.encoding, m.encoding),  # type: ignore[arg-type]
     "category": lambda _, m: m.category,
     "callback_url": lambda s, _: s.dsn.callback_url or None,
     "username": lambda s, _: s.dsn.username,

@@ -15,11 +15,9 @@ import msgspec
 
 from app.domain.text import decode
 from gateways.smpp.pdu import Message
-from gateways.smpp.reassembly import codec, split_header
+from gateways.smpp.reassembly import read_text
 
 DEFAULT_LIMIT = 200_000  # entries; about 1 kB each
-
-_UDHI = 0x40
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -120,12 +118,11 @@ def _of(entries: Iterable[Entry], prefix: str) -> Iterator[Entry]:
 
 def describe(entry: Entry) -> dict[str, object]:
     """An entry as JSON: the text decoded, with its SHA-256, and which part of how many it is."""
-    message, payload, part = entry.message, entry.message.payload, None
-    if message.esm_class & _UDHI:
-        payload, found = split_header(payload)
-        if found:
-            part = {"reference": found.reference, "index": found.index, "total": found.total}
-    text = decode(payload, codec(message.data_coding, "gsm7"))
+    message, part = entry.message, None
+    octets, encoding, found = read_text(message, "gsm7")
+    if found:
+        part = {"reference": found.reference, "index": found.index, "total": found.total}
+    text = decode(octets, encoding)
     return {
         "number": entry.number,
         "at": entry.at,

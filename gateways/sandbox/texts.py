@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from app.domain.text import segment, udh
+from app.domain.text import Coding, segment, udh
 from gateways.sandbox.receipts import data_sm_body
 from gateways.smpp import pdu
 
@@ -31,7 +31,7 @@ class Inbound(msgspec.Struct, forbid_unknown_fields=True, rename={"sender": "fro
 
     def bodies(self, reference: int) -> list[bytes]:
         """Bodies of deliver_sm or data_sm, in the order in which they shall go. Raises ValueError."""
-        cut = segment(self.text, wide=self.long == "udh16")
+        cut = segment(self.text, coding=Coding(wide=self.long == "udh16"))
         coding = _UCS2 if cut.encoding == "ucs2" else 0
         total = len(cut.parts)
         if self.long == "payload":

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta
 
+from app.domain.national import LANGUAGES
+from app.domain.text import PLAIN, Coding, Encoding
 from gateways.smpp import pdu
 from gateways.smpp.receipts import IdForm
 from gateways.smpp.session import Timers
@@ -81,9 +83,23 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # A text that still waits at the carrier gives way to the next of the same sender, recipient and service_type.
     replace_if_present: bool = False
     tlvs: dict[str, str] = {}  # the carrier's own: {"0x1400": "text:1101…"}
-    concat: Literal["udh", "sar"] = "udh"  # user data header with an 8-bit reference, or sar_* parameters
-    # The carrier's own alphabet, data_coding 0, in both directions.
-    alphabet: Literal["gsm7", "latin-1", "ascii"] = "gsm7"
+
+    # Texts. `concat`: how the segments of a long one are tied together: by a user data header with an 8-bit or a
+    # 16-bit reference, by sar_* parameters, or by the carrier, which gets all of it as one message_payload.
+    concat: Literal["udh", "udh16", "sar", "payload"] = "udh"
+    # The carrier's own alphabet, that of gsm7_coding, in both directions; packed: eight septets in seven octets.
+    alphabet: Literal["gsm7", "gsm7-packed", "latin-1", "ascii"] = "gsm7"
+    # What may be used; the first that can carry the text is. latin-1 and octet: up to U+00FF, 140 in a segment.
+    encodings: str = "gsm7,ucs2"
+    gsm7_coding: _Octet = 0x00  # data_coding of each (5.2.19)
+    latin1_coding: _Octet = 0x03
+    octet_coding: _Octet = 0x04
+    ucs2_coding: _Octet = 0x08
+    message_class: Annotated[int, Meta(ge=0, le=3)] | None = None  # 0: flash (3GPP TS 23.038, 4)
+    # National shift tables, where they save a segment: never, for texts whose request allows it, or always. Only
+    # for carriers that are known to carry them. `shift_languages`: turkish,hindi …; empty: all.
+    shift_tables: Literal["never", "asked", "always"] = "never"
+    shift_languages: str = ""
 
     # Receipts and inbound texts
     submit_id: IdForm = "asis"
@@ -161,6 +177,7 @@ def parse(name: str, url: str, settings: Mapping[str, Any]) -> Config:
         refusals(config.options.status)
         vendor_tlvs(config.options.tlvs)
         _check_version(config.options)
+        codings(config.options)
     except msgspec.ValidationError as error:
         raise ValueError(f"gateway {name}: {_option_error(str(error))}") from None
     except ValueError as error:
@@ -239,6 +256,62 @@ def _check_version(options: Options) -> None:
         raise ValueError("interface_version 3.3 has no transceiver: set bind=transmitter+receiver")
     if options.tlvs or not options.concat.startswith("udh"):
         raise ValueError("interface_version 3.3 has no optional parameters: no tlvs, and concat=udh")
+
+
+def encodings(options: Options) -> tuple[Encoding, ...]:
+    """In the order in which they are tried. Raises ValueError."""
+    names = tuple(one.strip() for one in options.encodings.split(","))
+    known = get_args(Encoding)
+    if not set(names) <= set(known) or len(set(names)) < len(names):
+        raise ValueError(f"encodings: some of {', '.join(known)}, each once")
+    return names  # type: ignore[return-value]
+
+
+def codings(options: Options) -> tuple[Coding, Coding]:
+    """How texts are cut: in general, and those whose request allows shift tables. Raises ValueError."""
+    order = encodings(options)
+    data_codings(options)
+    languages = [one.strip() for one in options.shift_languages.split(",") if one.strip()]
+    unknown = [one for one in languages if one not in LANGUAGES]
+    if unknown:
+        raise ValueError(f"shift_languages: {unknown[0]!r} is none of {', '.join(LANGUAGES)}")
+    if options.shift_tables != "never":
+        if not options.alphabet.startswith("gsm7") or "gsm7" not in order:
+            raise ValueError(
+                "shift_tables need the alphabet gsm7 or gsm7-packed, and gsm7 among the encodings"
+            )
+        if not options.concat.startswith("udh"):
+            raise ValueError("shift_tables need concat=udh or udh16: they are named in the user data header")
+    coding = Coding(
+        order=order,
+        charset="" if options.alphabet.startswith("gsm7") else options.alphabet,
+        wide=options.concat == "udh16",
+        join=options.concat,
+    )
+    if coding == PLAIN:
+        coding = PLAIN  # the one that `segment` knows at sight
+    shifting = msgspec.structs.replace(coding, shifts=tuple(LANGUAGES[one] for one in languages or LANGUAGES))
+    return (
+        shifting if options.shift_tables == "always" else coding,
+        coding if options.shift_tables == "never" else shifting,
+    )
+
+
+def data_codings(options: Options) -> dict[Encoding, int]:
+    """data_coding by encoding, with the message class. Raises ValueError where it can't be had."""
+    found: dict[Encoding, int] = {
+        "gsm7": options.gsm7_coding,
+        "latin-1": options.latin1_coding,
+        "octet": options.octet_coding,
+        "ucs2": options.ucs2_coding,
+    }
+    if options.message_class is None:
+        return found
+    for encoding in encodings(options):
+        if found[encoding] & ~0x0C:  # the class stands in bits 1 and 0 of group 0001
+            raise ValueError(f"message_class can't be had with data_coding {found[encoding]:#04x}")
+        found[encoding] |= 0x10 | options.message_class
+    return found
 
 
 def _tls(options: Options) -> ssl.SSLContext:

@@ -22,6 +22,7 @@ from typing import Protocol, cast
 from gateways.base import Accepted, Outcome, Retry, Submission, Unknown
 from gateways.smpp import pdu, status
 from gateways.smpp.config import Config
+from gateways.smpp.encoder import ALL
 from gateways.smpp.intake import MAX_UNANSWERED, Intake
 from gateways.smpp.pacing import Pacer
 from gateways.smpp.session import Answered, Bound, Closed, Counters, Delivered, Event, Lost, Session, State
@@ -61,6 +62,11 @@ class Owner(Protocol):
         """There may be room again."""
 
 
+def billed(segments: Sequence[tuple[Token, bytes]]) -> int:
+    """How many segments PDUs are: those that carry a whole text are several."""
+    return sum(len(submission.parts) if index == ALL else 1 for (submission, index), _ in segments)
+
+
 class Connection(asyncio.Protocol):
     """From connecting to closed, once. `closed` is set when nothing more will come of it."""
 
@@ -74,6 +80,7 @@ class Connection(asyncio.Protocol):
         self.useful = False  # some submit was answered: worth reconnecting at once
         self.unanswered = 0
         self._config = config
+        self._whole = config.options.concat == "payload"
         self._owner = owner
         self._pacer = pacer
         self._clock = clock
@@ -108,7 +115,7 @@ class Connection(asyncio.Protocol):
 
     def send(self, segments: Sequence[tuple[Token, bytes]], now: float) -> None:
         """Write submits; the caller has looked at their `send_before` and at the room."""
-        self._pacer.spend(len(segments), now)
+        self._pacer.spend(billed(segments) if self._whole else len(segments), now)
         if not self._writable:
             self._waiting.extend(segments)
             return
@@ -231,7 +238,7 @@ class Connection(asyncio.Protocol):
                 outcome = _BAD_ANSWER
             elif code == 0:
                 outcome = Accepted(normalise(message_id.decode("latin-1")))
-                accepted += 1
+                accepted += len(submission.parts) if index == ALL else 1
             else:
                 outcome = status.refusal(refusals, code)
                 throttled = throttled or outcome.reason in status.THROTTLING_REASONS

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 
-from app.domain.text import decode_gsm7, udh
+from app.domain.text import decode_gsm7, pack, udh
 from gateways.base import Rejected, Submission
 from gateways.smpp import pdu
-from gateways.smpp.config import Options, vendor_tlvs
+from gateways.smpp.config import Options, data_codings, vendor_tlvs
 
 _CACHED = 4096  # distinct senders, and distinct validities, that are kept encoded
 
 _UDHI = 0x40  # esm_class bit 6 (5.2.12)
-_DATA_CODING = {"gsm7": 0x00, "ucs2": 0x08}  # 5.2.19
+ALL = -1  # the index of a body that carries all of a text's segments
 
 _NUMBER = re.compile(r"\+?[0-9]{1,20}")
 _NAME = re.compile(r"[\x20-\x7e\xa0-\xff]{1,20}")
@@ -25,6 +25,7 @@ _BAD_NUMBER = Rejected("invalid_number")
 _BAD_SENDER = Rejected("invalid_sender")
 _TOO_LONG = Rejected("content_rejected", "segment too long")
 _NOT_IN_ALPHABET = Rejected("content_rejected", "not in the carrier's alphabet")
+_ONLY_WHOLE = Rejected("partial_unsupported")
 
 _MAX_VALIDITY_S = 360 * 86_400 - 1  # twelve months as counted below; the years stay 0
 
@@ -54,11 +55,13 @@ class Encoder:
         self._urgent = pdu.handling(options.protocol_id, urgent, schedule)
         self._replace = int(options.replace_if_present)
         self._tlvs = vendor_tlvs(options.tlvs)
+        self._data_codings = data_codings(options)
+        self._wide = options.concat == "udh16"
         self._senders: dict[str, bytes] = {}
         self._validities: dict[int, bytes] = {}
 
     def bodies(self, submission: Submission) -> list[tuple[int, bytes]] | Rejected:
-        """(index, body) of each masked segment."""
+        """(index, body) of each masked segment; or, in one message_payload, (ALL, body)."""
         to = submission.to
         digits = to[1:] if to[:1] == "+" else to
         if not (digits.isdigit() and digits.isascii() and len(digits) <= pdu.MAX_ADDRESS_CHARACTERS):
@@ -70,16 +73,18 @@ class Encoder:
                 return _BAD_SENDER
         destination = self._dest + digits.encode() + b"\x00"
         validity = b"\x00" if submission.validity_s is None else self._validity(submission.validity_s)
-        coding, parts = _DATA_CODING[submission.encoding], submission.parts
-        if coding == 0 and self._options.alphabet != "gsm7":
+        coding, parts, header = self._data_codings[submission.encoding], submission.parts, submission.header
+        if submission.encoding == "gsm7" and self._options.alphabet != "gsm7":
             try:
-                parts = tuple(decode_gsm7(part).encode(self._options.alphabet) for part in parts)
+                parts = self._in_alphabet(parts, header)
             except UnicodeEncodeError:
                 return _NOT_IN_ALPHABET
         registered, service = self._options.registered_delivery, self._service_type
         handling = self._urgent if submission.category == "otp" else self._handling
         if len(parts) == 1:
-            part = parts[0]
+            part, esm_class = parts[0], 0
+            if header:
+                part, esm_class = bytes((len(header),)) + header + part, _UDHI
             if len(part) > pdu.MAX_SHORT_MESSAGE_OCTETS:
                 return _TOO_LONG
             body = pdu.submit_sm_body(
@@ -87,7 +92,7 @@ class Encoder:
                 destination,
                 coding,
                 part,
-                0,
+                esm_class,
                 validity,
                 registered,
                 service,
@@ -112,16 +117,21 @@ class Encoder:
         handling: bytes,
     ) -> list[tuple[int, bytes]] | Rejected:
         total, mask, reference = len(parts), submission.mask, submission.reference
-        by_header = self._options.concat == "udh"
+        if self._options.concat == "payload" and mask != (1 << total) - 1:
+            return _ONLY_WHOLE
         bodies = []
         for index, part in enumerate(parts):
             if not mask >> index & 1:
                 continue
             octets, esm_class, tlvs = part, 0, b""
-            if by_header:
-                octets, esm_class = udh(reference, total, index) + part, _UDHI
-            else:
+            if self._options.concat == "payload":
+                index, octets = ALL, b""  # noqa: PLW2901 - one PDU for all
+                tlvs = pdu.tlv(pdu.TLV_MESSAGE_PAYLOAD, b"".join(parts))
+            elif self._options.concat == "sar":
                 tlvs = _sar(reference, total, index)
+            else:
+                octets = udh(reference, total, index, self._wide, submission.header) + part
+                esm_class = _UDHI
             if len(octets) > pdu.MAX_SHORT_MESSAGE_OCTETS:
                 return _TOO_LONG
             body = pdu.submit_sm_body(
@@ -137,7 +147,21 @@ class Encoder:
                 handling=handling,
             )  # never replace_if_present: the second segment would replace the first
             bodies.append((index, body))
+            if index == ALL:
+                break
         return bodies
+
+    def _in_alphabet(self, parts: tuple[bytes, ...], header: bytes) -> tuple[bytes, ...]:
+        """GSM-7 parts as the carrier's own alphabet is written. Raises UnicodeEncodeError."""
+        options = self._options
+        if options.alphabet != "gsm7-packed":
+            return tuple(decode_gsm7(part).encode(options.alphabet) for part in parts)
+        if len(parts) == 1:
+            return (pack(parts[0], 1 + len(header) if header else 0),)
+        if options.concat == "payload":
+            return (pack(b"".join(parts)), *[b""] * (len(parts) - 1))
+        by_header = (7 if self._wide else 6) + len(header)
+        return tuple(pack(part, 0 if options.concat == "sar" else by_header) for part in parts)
 
     def source(self, sender: str) -> bytes | None:
         """The sender as it stands in submit_sm, and so in query_sm and cancel_sm; None: it can't be written."""

@@ -21,9 +21,9 @@ from zoneinfo import ZoneInfo
 
 from gateways.base import BindStatus, Outcome, Rejected, Retry, Sink, Submission
 from gateways.smpp import status
-from gateways.smpp.config import Config
+from gateways.smpp.config import Config, codings
 from gateways.smpp.connection import NOT_CONNECTED, TOO_LATE, Connection, Ended, Token
-from gateways.smpp.encoder import Encoder
+from gateways.smpp.encoder import ALL, Encoder
 from gateways.smpp.intake import Intake
 from gateways.smpp.pacing import Pacer
 from gateways.smpp.reassembly import Reassembler
@@ -147,6 +147,7 @@ class SMPPGateway:
             Reassembler(options.alphabet, options.reassembly_s),
         )
         self._sink = sink
+        self.coding, self.asked_coding = codings(options)
         self._encoder = Encoder(options)
         self._links: list[Link] = []
         self._reserved = 0
@@ -258,6 +259,8 @@ class SMPPGateway:
 
     def ended(self, batch: Sequence[Ended]) -> None:
         """Outcomes of one read."""
+        if self.config.options.concat == "payload":
+            batch = _each_segment(batch)
         try:
             self._sink.outcomes(batch)
         except Exception:  # a bug of the sink must not cost the connection and its window
@@ -358,6 +361,17 @@ class SMPPGateway:
     def _woken(self) -> None:
         self._wake = None
         self.changed()
+
+
+def _each_segment(batch: Sequence[Ended]) -> list[Ended]:
+    """One PDU can carry all segments of a text: each has the PDU's outcome."""
+    found: list[Ended] = []
+    for submission, index, outcome in batch:
+        if index == ALL:
+            found += [(submission, each, outcome) for each in range(len(submission.parts))]
+        else:
+            found.append((submission, index, outcome))
+    return found
 
 
 class _Place:

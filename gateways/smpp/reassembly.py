@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from app.domain.text import decode
+from app.domain.text import decode, unpack
 from gateways.base import Inbound
 from gateways.smpp import pdu
 
@@ -74,7 +74,7 @@ def codec(data_coding: int, default: str) -> str:
     # Groups 00xx, 01xx and 1111 of TS 23.038: the alphabet stands in bits 3 and 2 (or bit 2).
     alphabet = data_coding >> 2 & (1 if data_coding >= 0xF0 else 3)
     if data_coding >= 0x10 and (data_coding < 0x80 or data_coding >= 0xF0):
-        return ("gsm7", "latin-1", "ucs2", "latin-1")[alphabet]
+        return (default if default.startswith("gsm7") else "gsm7", "latin-1", "ucs2", "latin-1")[alphabet]
     return "latin-1"
 
 
@@ -97,6 +97,36 @@ def split_header(payload: bytes) -> tuple[bytes, Concatenation | None]:
             found = Concatenation(value[0] << 8 | value[1], value[2], value[3])
         position += 2 + length
     return payload[stop:], found if found and 1 <= found.index <= found.total else None
+
+
+def shift_tables(payload: bytes) -> tuple[int, int]:
+    """(locking, single): the languages that the header of a payload names (3GPP TS 23.040, 9.2.3.24.15 and .16)."""
+    stop, position = 1 + payload[0] if payload else 0, 1
+    found = {0x24: 0, 0x25: 0}
+    while position + 2 < min(stop, len(payload)):
+        element, length = payload[position], payload[position + 1]
+        if element in found and length == 1:
+            found[element] = payload[position + 2]
+        position += 2 + length
+    return found[0x25], found[0x24]
+
+
+def read_text(message: pdu.Message, alphabet: str) -> tuple[bytes, str, Concatenation | None]:
+    """A message's octets, their encoding as `app.domain.text.decode` knows it, and which part of what they are."""
+    payload, encoding, found = message.payload, codec(message.data_coding, alphabet), None
+    shifts, header_octets = (0, 0), 0
+    if message.esm_class & _UDHI:
+        payload, found = split_header(payload)
+        header_octets = len(message.payload) - len(payload)
+        if header_octets and encoding.startswith("gsm7"):
+            shifts = shift_tables(message.payload)
+    if found is None and message.tlvs:
+        found = _of_sar(message)
+    if encoding == "gsm7-packed":
+        payload, encoding = unpack(payload, header_octets), "gsm7"
+    if shifts != (0, 0):
+        encoding = f"gsm7/{shifts[0]}/{shifts[1]}"
+    return payload, encoding, found
 
 
 def _of_sar(message: pdu.Message) -> Concatenation | None:
@@ -131,12 +161,8 @@ class Reassembler:
 
     def add(self, message: pdu.Message, delivery: Any, now: float) -> list[Complete]:
         """The texts that this part completes or pushes out; mostly none or one."""
-        payload, found = message.payload, None
-        if message.esm_class & _UDHI:
-            payload, found = split_header(payload)
-        if found is None and message.tlvs:
-            found = _of_sar(message)
-        part = (payload, codec(message.data_coding, self._alphabet))
+        payload, encoding, found = read_text(message, self._alphabet)
+        part = (payload, encoding)
         if found is None or found.total == 1:
             return [_complete(message, decode(*part), [delivery])]
         key = (message.source, message.destination, found.reference, found.total)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.text import segment, udh
+from app.domain.text import Coding, segment, udh
 from gateways.smpp import pdu, reassembly
 from gateways.smpp.reassembly import Reassembler, codec, phone, split_header
 
@@ -21,7 +21,7 @@ def part(payload, *, source=b"12025550101", header=b"", coding=0, tlvs=None):
 
 
 def parts_of(text, reference=7, wide=False, **fields):
-    cut = segment(text, wide=wide)
+    cut = segment(text, coding=Coding(wide=wide))
     coding = 8 if cut.encoding == "ucs2" else 0
     total = len(cut.parts)
     return [
