@@ -4,6 +4,7 @@ A kind is tested by a module in `tests/gateways/kinds/`, which has a list `KINDS
 without arguments. What a factory makes has
 
     name                the test's id
+    scheme              of its URL
     gateway             after `start`: opened, and connected as far as its kind connects
     per_segment         whether each segment is handed over, and answered, by itself
     receives            whether receipts and texts come in by the gateway itself
@@ -23,7 +24,9 @@ without arguments. What a factory makes has
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import pkgutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +34,7 @@ from typing import Any
 
 import pytest
 
+import gateways
 from gateways.base import Accepted, Rejected, Retry, Unknown
 
 
@@ -47,6 +51,16 @@ def _kinds() -> list[Callable[[], Any]]:
 
 
 _FACTORIES = _kinds()
+
+
+def test_every_kind_of_gateway_is_here():
+    """A module with a `build` is a kind; none passes by."""
+    modules = {
+        module.name
+        for module in pkgutil.iter_modules(gateways.__path__)
+        if hasattr(importlib.import_module(f"gateways.{module.name}"), "build")
+    }
+    assert {factory().scheme for factory in _FACTORIES} == modules
 
 
 @pytest.fixture(params=_FACTORIES, ids=lambda factory: factory().name)

@@ -13,6 +13,7 @@ from gateways.smpp.reassembly import split_header
 
 
 class SMPP:
+    scheme = "smpp"
     per_segment = True
     receives = True
 
