@@ -18,7 +18,8 @@ PROMOTIONAL, all else as TRANSACTIONAL. A message's own sender is a number of th
 or, put in full, the id or ARN of a pool or number. One id stands for all segments of a text.
 
 Written from documentation alone, never run against AWS: everything here. The signature is checked
-against the examples of AWS' own documentation (tests).
+against the examples of AWS' own documentation and against botocore (tests); the reasons are those of botocore's
+model of the API.
 Sources: https://docs.aws.amazon.com/pinpoint/latest/apireference_smsvoicev2/API_SendTextMessage.html,
 https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html,
 https://docs.aws.amazon.com/sms-voice/latest/userguide/configuration-sets-event-types.html,
@@ -77,10 +78,14 @@ MIN_TTL_S, MAX_TTL_S = 5, 259_200  # "TimeToLive"
 REJECTIONS: dict[str, str] = {
     "CANNOT_PARSE": "invalid_request",
     "COUNTRY_CODE_MISMATCH": "invalid_sender",
+    "COUNTRY_NOT_ENABLED": "region_blocked",
     "DESTINATION_COUNTRY_BLOCKED": "region_blocked",
+    "DESTINATION_COUNTRY_BLOCKED_BY_PROTECT_CONFIGURATION": "region_blocked",
+    "DESTINATION_PHONE_NUMBER_BLOCKED_BY_PROTECT_NUMBER_OVERRIDE": "blocked",
     "DESTINATION_PHONE_NUMBER_NOT_VERIFIED": "not_permitted",  # the account is in the sandbox
     "DESTINATION_PHONE_NUMBER_OPTED_OUT": "opted_out",
     "INTERNATIONAL_SENDING_NOT_SUPPORTED": "no_route",
+    "INVALID_ARN": "invalid_sender",
     "INVALID_IDENTITY_FOR_DESTINATION_COUNTRY": "invalid_sender",
     "KEYWORD_MISMATCH": "invalid_sender",
     "MAXIMUM_SIZE_EXCEEDED": "content_rejected",

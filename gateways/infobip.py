@@ -9,7 +9,9 @@ each message; point the numbers' inbound forwarding (format MO_JSON_2) at
 `{callback_url}/v1/callbacks/{gateway}?token=…` yourself. Keep it out of the access log of
 whatever stands in front.
 
-Guarantees: pure; a callback is read only after its token was checked.
+Guarantees: pure; a callback is read only after its token was checked. Our message id goes along as
+`callbackData`, which comes back in reports but isn't used against duplicates. `messageId` is left to Infobip: what
+it does with one that it has seen before isn't said.
 
 Written from documentation alone, never run against Infobip's service: everything here.
 Sources: https://www.infobip.com/docs/api/channels/sms/outbound-sms/send-sms-messages,
@@ -175,7 +177,11 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
         minutes = min(max(submission.validity_s // 60, 1), MAX_VALIDITY_MIN)
         message["options"] = {"validityPeriod": {"amount": minutes, "timeUnit": "MINUTES"}}
     if settings.report_url:
-        message["webhooks"] = {"delivery": {"url": settings.report_url}, "contentType": "application/json"}
+        message["webhooks"] = {
+            "delivery": {"url": settings.report_url},
+            "contentType": "application/json",
+            "callbackData": submission.message_id,
+        }
     return HttpRequest(
         "POST",
         settings.url,

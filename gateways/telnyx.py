@@ -10,14 +10,17 @@ asked for with each message; point the messaging profile's webhook URL, for inbo
 `{callback_url}/v1/callbacks/{gateway}`.
 
 Guarantees: pure but for the clock that `receive` is given; a callback is read only after its
-Ed25519 signature was checked and while it is at most 5 minutes old. Telnyx takes neither a reference of
-ours nor an idempotency key, and no validity: a text whose validity matters shouldn't go this way. One
-id stands for all segments of a text.
+Ed25519 signature was checked and while it is at most 5 minutes old. Our message id goes along as
+`Idempotency-Key`: within 24 hours Telnyx answers the same request with its first acceptance again, and one that
+differs with 422; so a 422 that says no more than that is `Unknown`. Telnyx takes no validity: a text whose
+validity matters shouldn't go this way. One id stands for all segments of a text.
 
-Written from documentation alone, never run against Telnyx' service: everything here.
+Written from documentation alone, never run against Telnyx' service: everything here. The signature is checked
+against what Telnyx' own library takes (tests).
 Sources: https://developers.telnyx.com/api-reference/messages/send-a-message,
 https://developers.telnyx.com/docs/messaging/messages/receiving-webhooks,
 https://developers.telnyx.com/docs/messaging/messages/error-codes,
+https://developers.telnyx.com/docs/development/api-fundamentals/idempotency,
 https://developers.telnyx.com/development/api-fundamentals/api-errors,
 https://support.telnyx.com/en/articles/6505121-telnyx-messaging-error-codes.
 """
@@ -63,6 +66,7 @@ from gateways.provider import (
     wrong,
 )
 
+CHANGED_REPETITION = 422  # this Idempotency-Key came before, with another body
 MAX_AGE_S = 300  # of a webhook's telnyx-timestamp, in both directions
 
 # `errors[0].code` of a refusal with a 4xx status. Codes of the answer and of webhooks share one
@@ -73,7 +77,6 @@ REJECTIONS: dict[str, str] = {
     "10004": "invalid_request",  # missing required parameter
     "10015": "invalid_request",  # bad request
     "10016": "invalid_number",  # phone number must be in +E.164 format
-    "10027": "invalid_request",  # unprocessable entity
     "10039": "not_permitted",  # only verified destinations at this account level
     "20100": "no_credit",
     "40001": "no_route",  # landline, or not routable
@@ -234,6 +237,7 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
             "Authorization": settings.authorization,
             "Content-Type": "application/json",
             "Accept": "application/json",
+            "Idempotency-Key": submission.message_id,
         },
         msgspec.json.encode(body),
     )
@@ -253,6 +257,8 @@ def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: b
             return Retry(RETRIES[code], code, retry_after_s(headers))
         if code in REJECTIONS:
             return Rejected(REJECTIONS[code], code)
+    if status == CHANGED_REPETITION:
+        return Unknown("duplicate", f"HTTP {status} {code}".rstrip())
     return by_status(status, headers, code)
 
 

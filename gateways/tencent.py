@@ -79,10 +79,12 @@ REJECTIONS: dict[str, str] = {
     "FailedOperation.InsufficientBalanceInSmsPackage": "no_credit",
     "FailedOperation.MissingSignature": "invalid_sender",
     "FailedOperation.PhoneNumberInBlacklist": "opted_out",  # unsubscribed, or on the carrier's list
+    "FailedOperation.PhoneNumberParseFail": "invalid_number",
     "FailedOperation.SignatureIncorrectOrUnapproved": "invalid_sender",
     "FailedOperation.TemplateIncorrectOrUnapproved": "content_rejected",
     "FailedOperation.TemplateParamSetNotMatchApprovedTemplate": "content_rejected",
     "FailedOperation.TemplateUnapprovedOrNotExist": "content_rejected",
+    "InvalidParameter.DirtyWordFound": "content_rejected",
     "InvalidParameterValue.ContentLengthLimit": "content_rejected",
     "InvalidParameterValue.IncorrectPhoneNumber": "invalid_number",
     "InvalidParameterValue.ProhibitedUseUrlInTemplateParameter": "content_rejected",
@@ -95,6 +97,8 @@ REJECTIONS: dict[str, str] = {
 }
 RETRIES: dict[str, str] = {
     "FailedOperation.MarketingSendTimeConstraint": "throttled",  # marketing between 8 and 22 h only
+    "FailedOperation.NotEnterpriseCertification": "gateway_error",
+    "FailedOperation.ProhibitSubAccountUse": "gateway_error",
     "InvalidParameterValue.SdkAppIdNotExist": "gateway_error",
 }
 # What stands before the point, where the whole code is in neither table. LimitExceeded are limits by

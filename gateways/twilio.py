@@ -5,7 +5,8 @@
 
 Options, beside those of every HTTP gateway: `account` (needed with an API key),
 `auth_token` (needed with an API key when callbacks are used: Twilio signs with the
-account's token, never with a key) and `messaging_service` (MG…, sent along with the sender).
+account's token, never with a key), `messaging_service` (MG…, sent along with the sender) and `webhook_key`, the
+secret of a shared key (Twilio's Webhooks API), where callbacks are signed with one: then nothing else counts.
 A `sender` that is itself an MG… SID is used as the messaging service. Point the numbers' or
 the service's "a message comes in" webhook at `{callback_url}/v1/callbacks/{gateway}`;
 receipts are asked for with each message.
@@ -15,7 +16,7 @@ that the table doesn't know are refusals (`rejected`) in an answer with a 4xx st
 `unknown` as a receipt's status.
 
 Written from documentation alone, never run against Twilio's service: everything here. The
-signature is checked against the vectors of Twilio's own library (tests).
+signatures are checked against Twilio's own library (tests).
 Sources: https://www.twilio.com/docs/messaging/api/message-resource,
 https://www.twilio.com/docs/api/errors, https://www.twilio.com/docs/usage/security
 (validating requests), https://www.twilio.com/docs/messaging/guides/webhook-request.
@@ -24,7 +25,6 @@ https://www.twilio.com/docs/api/errors, https://www.twilio.com/docs/usage/securi
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -158,6 +158,7 @@ class Settings(msgspec.Struct, frozen=True):
     authorization: str
     auth_token: str
     messaging_service: str
+    webhook_key: str
 
     def __repr__(self) -> str:
         return f"twilio.Settings({self.dsn.name})"
@@ -172,15 +173,16 @@ class _Answer(msgspec.Struct):
 
 def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     """See the module's docstring. Raises ValueError."""
-    dsn = parse_dsn(name, url, settings, extra=("account", "auth_token", "messaging_service"))
+    dsn = parse_dsn(name, url, settings, extra=("account", "auth_token", "messaging_service", "webhook_key"))
     account = text(name, dsn.extra, "account") or dsn.username
     if not dsn.username or not dsn.password:
         raise wrong(name, "url", "needs ACCOUNT_SID:AUTH_TOKEN or API_KEY_SID:SECRET before the host")
     if not (account.startswith("AC") and account.isalnum()):
         raise wrong(name, "account", "must be an account SID (AC…); with an API key give account=AC…")
     token = text(name, dsn.extra, "auth_token") or (dsn.password if dsn.username == account else "")
-    if dsn.callback_url and not token:
-        raise wrong(name, "auth_token", "is needed to check the signatures of callbacks")
+    webhook_key = text(name, dsn.extra, "webhook_key")
+    if dsn.callback_url and not token and not webhook_key:
+        raise wrong(name, "auth_token", "or webhook_key is needed to check the signatures of callbacks")
     service = text(name, dsn.extra, "messaging_service")
     if service and not _is_service(service):
         raise wrong(name, "messaging_service", "must be a messaging service SID (MG…)")
@@ -191,6 +193,7 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
         authorization=f"Basic {credentials}",
         auth_token=token,
         messaging_service=service,
+        webhook_key=webhook_key,
     )
 
 
@@ -285,22 +288,28 @@ def reply(settings: Settings) -> HttpReply:
     return HttpReply(200, {"Content-Type": "text/xml"}, EMPTY_TWIML)
 
 
-def signature(auth_token: str, url: str, fields: Sequence[tuple[str, str]]) -> str:
-    """Base64 of HMAC-SHA1 over the URL and each distinct (name, value), sorted, without separators."""
+def signature(secret: str, url: str, fields: Sequence[tuple[str, str]], digest: str = "sha1") -> str:
+    """Base64 of the HMAC over the URL and each distinct (name, value), sorted, without separators.
+
+    By the account's token with SHA-1, by a shared key with SHA-256.
+    """
     signed = url + "".join(name + value for name, value in sorted(set(fields)))
-    return base64.b64encode(hmac.digest(auth_token.encode(), signed.encode(), hashlib.sha1)).decode()
+    return base64.b64encode(hmac.digest(secret.encode(), signed.encode(), digest)).decode()
 
 
 def _is_signed(settings: Settings, url: str, fields: Sequence[tuple[str, str]], given: str) -> bool:
     """Twilio signs the URL as configured; a proxy may show us another host, and ports come and go."""
-    if not settings.auth_token or not given:
+    secret, digest = (
+        (settings.webhook_key, "sha256") if settings.webhook_key else (settings.auth_token, "sha1")
+    )
+    if not secret or not given:
         return False
     seen = urlsplit(url)
     candidates = _port_variants(seen)
     if settings.dsn.callback_url:
         public = urlsplit(settings.dsn.callback_url)._replace(query=seen.query)
         candidates |= _port_variants(public)
-    matches = [same(signature(settings.auth_token, candidate, fields), given) for candidate in candidates]
+    matches = [same(signature(secret, candidate, fields, digest), given) for candidate in candidates]
     return any(matches)
 
 

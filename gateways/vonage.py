@@ -66,6 +66,7 @@ from gateways.provider import (
 )
 
 MIN_TTL_MS, MAX_TTL_MS = 20_000, 604_800_000
+MAX_CALLBACK = 100  # characters
 
 # `status` of each part in the answer: 0 is acceptance, 5 an error inside Vonage, after which
 # the text may have left: Unknown.
@@ -137,6 +138,8 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     secret = text(name, dsn.extra, "signature_secret")
     if dsn.callback_url and not secret:
         raise wrong(name, "signature_secret", "is needed to check the signatures of callbacks")
+    if len(dsn.callback_url) > MAX_CALLBACK:
+        raise wrong(name, "callback_url", f"makes an address of more than {MAX_CALLBACK} characters")
     digest = text(name, dsn.extra, "signature", "md5hash")
     if digest not in DIGESTS:
         raise wrong(name, "signature", f"must be one of {', '.join(DIGESTS)}")

@@ -113,6 +113,11 @@ ANSWERS = {
         error("ConflictException", "DESTINATION_PHONE_NUMBER_OPTED_OUT"),
         Rejected("opted_out", "ConflictException DESTINATION_PHONE_NUMBER_OPTED_OUT"),
     ),
+    "number blocked by the account": (
+        400,
+        error("ConflictException", "DESTINATION_PHONE_NUMBER_BLOCKED_BY_PROTECT_NUMBER_OVERRIDE"),
+        Rejected("blocked", "ConflictException DESTINATION_PHONE_NUMBER_BLOCKED_BY_PROTECT_NUMBER_OVERRIDE"),
+    ),
     "country blocked": (
         400,
         error("ValidationException", "DESTINATION_COUNTRY_BLOCKED"),

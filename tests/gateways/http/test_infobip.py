@@ -28,7 +28,17 @@ def parsed(url=URL, **settings):
             {"options": {"validityPeriod": {"amount": 60, "timeUnit": "MINUTES"}}},
         ),
         ({"validity_s": 5}, {}, {"options": {"validityPeriod": {"amount": 1, "timeUnit": "MINUTES"}}}),
-        ({}, CALLED, {"webhooks": {"delivery": {"url": CALLBACK}, "contentType": "application/json"}}),
+        (
+            {},
+            CALLED,
+            {
+                "webhooks": {
+                    "delivery": {"url": CALLBACK},
+                    "contentType": "application/json",
+                    "callbackData": "m-1",
+                }
+            },
+        ),
     ],
 )
 def test_request(fields, settings, expected, submission):

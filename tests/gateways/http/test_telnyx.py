@@ -56,6 +56,7 @@ def test_request(fields, settings, expected, submission):
     asked = telnyx.request(parsed(**settings), submission(text=text, **fields))
     assert (asked.method, asked.url) == ("POST", "https://api.telnyx.com/v2/messages")
     assert asked.headers["Authorization"] == "Bearer KEY-t0ken"
+    assert asked.headers["Idempotency-Key"] == "m-1"
     assert json.loads(asked.body) == {"to": "+12025550101", "text": text, "type": "SMS", **expected}
 
 
@@ -73,7 +74,10 @@ ANSWERS = {
     "unverified sender": (403, error("40329"), Rejected("sender_unregistered", "40329")),
     "queue full": (429, error("40318"), Retry("queue_full", "40318", 3.0)),
     "wrong key": (401, error("10009"), Retry("gateway_error", "10009", 3.0)),
-    "a code we don't know": (422, error("49999"), Rejected("rejected", "HTTP 422 49999")),
+    "a code we don't know": (400, error("49999"), Rejected("rejected", "HTTP 400 49999")),
+    "what Idempotency-Key was used for": (422, error("10027"), Unknown("duplicate", "HTTP 422 10027")),
+    "a 422 that says nothing": (422, {"errors": []}, Unknown("duplicate", "HTTP 422")),
+    "a 422 that says what it is about": (422, error("40310"), Rejected("invalid_number", "40310")),
     "no code": (400, {"errors": []}, Rejected("rejected", "HTTP 400")),
     "a known code in a server error": (500, error("40310"), Unknown("server_error", "HTTP 500 40310")),
     "a time-out inside": (408, error("10008"), Unknown("bad_answer", "HTTP 408 10008")),

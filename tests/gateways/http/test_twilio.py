@@ -270,7 +270,7 @@ def test_signed_nonsense_gives_400():
         (
             f"twilio://SK1:t0ken@api.twilio.com?account={ACCOUNT}",
             PUBLIC,
-            "auth_token: is needed to check the signatures",
+            "auth_token: or webhook_key is needed to check the signatures",
         ),
         (URL + "?messaging_service=x", {}, "messaging_service: must be"),
         (URL + "?concurency=5", {}, "concurency: unknown option"),

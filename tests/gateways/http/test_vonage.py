@@ -196,6 +196,7 @@ def test_unsigned_and_unreadable_callbacks():
         ("vonage://rest.nexmo.com", {}, "url: needs API_KEY:API_SECRET"),
         (URL, {"callback_url": "https://v.example"}, "signature_secret: is needed"),
         (URL + "?signature=crc32", {}, "signature: must be one of"),
+        (URL, SIGNED | {"callback_url": f"https://{'v' * 60}.example.org/a/b/c"}, "callback_url: makes"),
     ],
 )
 def test_wrong_settings(url, settings, problem):
