@@ -7,23 +7,55 @@ verdict with a trace of (check, rule, version, verdict); a check that was not re
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 
 import msgspec
 
 from app.countries.packs import Cap, Jurisdiction, Packs
-from app.domain import ids
+from app.domain import ids, template
+from app.domain.contacts import NO_RULES, TenantRules, brand_scope, campaign_of, content_of
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Pack, Parcel
-from app.queue.rules import CAPPED, NO_CONSENT, PASS, SUPPRESSED, Question
+from app.domain.recipient import hash_of
+from app.queue.rules import (
+    BUDGET_SPENT,
+    CAMPAIGN_CAPPED,
+    CAPPED,
+    EXPIRED_CONSENT,
+    LIMITS,
+    LISTED,
+    NO_CONSENT,
+    PASS,
+    REPEATED,
+    SUPPRESSED,
+    TENANT_CAPPED,
+    Answer,
+    Budget,
+    Question,
+)
+from app.queue.rules import Cap as Limit
 
 Step = tuple[str, str, str, str]
 """(check, rule, version, verdict)"""
 
 HOURS_CACHE_LIMIT = 50_000
-CAP_RETRY_S = 3_600.0  # a capped text asks again after this, or when its window ends if that is sooner
+CAP_RETRY_S = 3_600.0  # a capped text asks again after this, when nobody says when its limit is free
+WAIT_STEP_S = 60.0  # ... and who is free at about the same time waits in one parcel
 VERSION = "1"  # of the rules that are code: expiry, suppression
+STOPPED = {
+    SUPPRESSED: "opted_out",
+    LISTED: "do_not_call",
+    NO_CONSENT: "no_consent",
+    EXPIRED_CONSENT: "consent_expired",
+    REPEATED: "duplicate",
+}
+HELD = {
+    CAPPED: "frequency_cap",
+    TENANT_CAPPED: "frequency_cap",
+    CAMPAIGN_CAPPED: "campaign_cap",
+    BUDGET_SPENT: "contact_budget",
+}
 
 
 class Waits(msgspec.Struct, gc=False):
@@ -34,6 +66,15 @@ class Waits(msgspec.Struct, gc=False):
     reason: str
 
 
+class Asked(msgspec.Struct, gc=False):
+    """A question, whom it is about, and the country's cap in it. `going`: they go if it is answered so."""
+
+    entries: list[Entry]
+    question: Question
+    cap: Cap | None
+    going: bool
+
+
 class Decision(msgspec.Struct, gc=False):
     """A parcel's entries, each in exactly one place; `traces` groups pack indexes by their steps."""
 
@@ -42,9 +83,11 @@ class Decision(msgspec.Struct, gc=False):
     stops: list[tuple[Entry, State, str]]
     waits: list[Waits]
     traces: list[tuple[list[int], tuple[Step, ...], float | None]]
-    held: list[Entry] = []  # outside their hours: an opt-out ends them now, not at the opening
     exempt: list[Entry] = []  # the one confirmation of a stop: it goes to a suppressed number
-    caps: list[Cap | None] = []  # the frequency cap that each entry of `go` was counted against
+    asked: list[Asked] = []  # what Redis' copy was asked; those that are held, too: an opt-out ends them now
+    counted: dict[
+        int, tuple[Asked, int]
+    ] = {}  # index of each of `go` that counts: its question, its place there
 
 
 class Desk:
@@ -52,11 +95,14 @@ class Desk:
 
     def __init__(self, packs: Packs) -> None:
         self.packs = packs
+        self.tenants: Mapping[int, TenantRules] = {}
+        self._longest_cap_s = packs.longest_cap_s()
         self._hours: dict[tuple[Jurisdiction, int], tuple[float, bool, Step]] = {}
 
     def replace(self, packs: Packs) -> None:
         """Newer country packs hold from the next decision on."""
         self.packs = packs
+        self._longest_cap_s = packs.longest_cap_s()
         self._hours.clear()
 
     def first(self, parcel: Parcel, now_s: float) -> Decision:
@@ -120,140 +166,238 @@ class Desk:
         self._hours[key] = found
         return found
 
-    def questions(self, decision: Decision) -> list[Question]:
-        """What Redis' copy must say about the entries that may still go: one for each frequency cap among them.
+    def questions(self, decision: Decision, *, only_ask: bool = False) -> list[Question]:
+        """What Redis' copy must say about the entries that may still go, and about those that are held.
 
-        Puts `decision.go` into the order of the questions.
+        `only_ask` counts nobody as contacted. The questions are kept in `decision.asked`, for `second`.
         """
         pack = decision.parcel.pack
         decision.exempt = [e for e in decision.go if e.extra is not None and "confirms" in e.extra]
         if decision.exempt:
             apart = {e.index for e in decision.exempt}
             decision.go = [e for e in decision.go if e.index not in apart]
-        decision.held = [e for waits in decision.waits for e in waits.entries]
-        if pack.category != Category.marketing:
-            asking = [*decision.go, *decision.held]
-            return self._plain(pack, asking, need_consent=False)
+        held = [e for waits in decision.waits for e in waits.entries]
+        rules = self.tenants.get(pack.tenant_id, NO_RULES)
+        decision.asked = []
         by_cap: dict[Cap | None, list[Entry]] = {}
-        for entry in decision.go:
-            cap = self.packs.cap(self.packs.jurisdiction(entry.to, pack.country))
-            by_cap.setdefault(cap, []).append(entry)
-        decision.go = [entry for entries in by_cap.values() for entry in entries]
-        decision.caps = [cap for cap, entries in by_cap.items() for _ in entries]
-        consent = self.packs.consent(pack.country).required
-        counted = [
-            Question(
-                pack.tenant_id,
-                pack.sender,
-                [e.recipient for e in entries],
-                need_consent=consent,
-                cap_max=cap.max if cap else 0,
-                cap_window_ms=cap.per_s * 1000 if cap else 0,
-                cap_tokens=[ids.message_id(decision.parcel.pack_id, e.index) for e in entries]
-                if cap
-                else None,
-            )
-            for cap, entries in by_cap.items()
-        ]
-        return counted + self._plain(pack, decision.held, need_consent=consent)
+        if pack.category == Category.marketing:
+            for entry in decision.go:
+                cap = self.packs.cap(self.packs.jurisdiction(entry.to, pack.country))
+                by_cap.setdefault(cap, []).append(entry)
+        elif decision.go:
+            by_cap[None] = decision.go
+        for cap, entries in by_cap.items():
+            question = self._question(pack, rules, entries)
+            self._count(question, decision.parcel, rules, cap, entries, only_ask=only_ask)
+            decision.asked.append(Asked(entries, question, cap, True))
+        if held:
+            decision.asked.append(Asked(held, self._question(pack, rules, held), None, False))
+        return [asked.question for asked in decision.asked]
 
-    @staticmethod
-    def _plain(pack: Pack, entries: Sequence[Entry], *, need_consent: bool) -> list[Question]:
-        """A question without a cap; none for nobody."""
-        if not entries:
-            return []
-        recipients = [e.recipient for e in entries]
-        return [Question(pack.tenant_id, pack.sender, recipients, need_consent=need_consent)]
+    def _question(self, pack: Pack, rules: TenantRules, entries: Sequence[Entry]) -> Question:
+        """Suppression, do-not-call list and consent."""
+        question = Question(
+            tenant_id=pack.tenant_id,
+            sender=pack.sender,
+            brand=brand_scope(rules.brands.get(pack.sender, "")),
+            recipients=[e.recipient for e in entries],
+        )
+        if pack.category == Category.marketing:
+            consent = self.packs.consent(pack.country)
+            question.registry = pack.country
+            question.need_consent = consent.required
+            question.ages = consent.ages
+        return question
 
-    def second(self, decision: Decision, letters: str, now_s: float) -> None:
-        """The answers, one letter an entry of `go`, then of `held`: who is stopped leaves; traces grow."""
-        going = len(decision.go)
-        caps = decision.caps or [None] * going
-        decision.traces = self._grown(decision, letters, [*caps, *(None for _ in decision.held)], now_s)
-        if letters.count(PASS) != len(letters):
-            self._sort_out(decision, letters[:going], caps, now_s)
-            self._stop_held(decision, letters[going:])
+    def _count(
+        self,
+        question: Question,
+        parcel: Parcel,
+        rules: TenantRules,
+        cap: Cap | None,
+        entries: Sequence[Entry],
+        *,
+        only_ask: bool,
+    ) -> None:
+        """The limits on contacts, and the search for the same text; nothing if none is set."""
+        pack = parcel.pack
+        caps = []
+        if pack.category == Category.marketing:
+            stated = ((CAPPED, cap), (TENANT_CAPPED, rules.cap))
+            caps = [Limit(letter, one.max, one.per_s * 1000) for letter, one in stated if one is not None]
+            if rules.campaign_cap is not None and pack.campaign:
+                one = rules.campaign_cap
+                caps.append(Limit(CAMPAIGN_CAPPED, one.max, one.per_s * 1000, True))
+            question.budget = _budget(rules, parcel.priority, entries)
+        again = rules.duplicate_s if pack.category != Category.otp or rules.duplicate_otp else 0
+        if not caps and not again and question.budget is None:
+            return
+        question.keep_ms = max(self._longest_cap_s, rules.longest_s) * 1000 or question.budget.window_ms  # type: ignore[union-attr]
+        question.caps = tuple(caps)
+        question.contact = pack.category == Category.marketing
+        question.campaign = campaign_of(pack.campaign)
+        question.tokens = [ids.message_id(parcel.pack_id, e.index) for e in entries]
+        question.only_ask = only_ask
+        if again:
+            question.duplicate_ms = again * 1000
+            question.contents = [_content(pack, e) for e in entries]
+
+    def second(self, decision: Decision, answers: Sequence[Answer], now_s: float) -> None:
+        """The answers, one for each question: who is stopped or held leaves `go`; traces grow."""
+        passed = all(a.letters.count(PASS) == len(a.letters) for a in answers)
+        frees = [_frees(answer, now_s) for answer in answers]
+        decision.traces = self._grown(decision, answers, frees, one=passed and len(answers) == 1)
+        decision.counted = {}
+        decision.go = []
+        for asked, answer, free in zip(decision.asked, answers, frees, strict=True):
+            letters = answer.letters
+            if asked.going:
+                self._sort_out(decision, asked, letters, free)
+            elif letters.count(PASS) != len(letters):
+                self._stop_held(decision, asked, letters)
         if decision.exempt:
             decision.go = [*decision.go, *decision.exempt]
 
     @staticmethod
-    def _stop_held(decision: Decision, letters: str) -> None:
+    def _stop_held(decision: Decision, asked: Asked, letters: str) -> None:
         """Who waits for an hour and has opted out, or never consented, ends now."""
         stopped = {
-            e.index: letter for e, letter in zip(decision.held, letters, strict=True) if letter != PASS
+            e.index: letter for e, letter in zip(asked.entries, letters, strict=True) if letter != PASS
         }
-        if not stopped:
-            return
         for waits in decision.waits:
             for entry in waits.entries:
                 if entry.index in stopped:
-                    reason = "opted_out" if stopped[entry.index] == SUPPRESSED else "no_consent"
-                    decision.stops.append((entry, State.suppressed, reason))
+                    decision.stops.append((entry, State.suppressed, STOPPED[stopped[entry.index]]))
             waits.entries = [e for e in waits.entries if e.index not in stopped]
         decision.waits = [waits for waits in decision.waits if waits.entries]
 
-    def _sort_out(self, decision: Decision, letters: str, caps: Sequence[Cap | None], now_s: float) -> None:
-        """Whom the copy stops or holds leaves `go`."""
-        pack = decision.parcel.pack
-        go, capped = [], []
-        for entry, letter in zip(decision.go, letters, strict=True):
-            if letter == SUPPRESSED:
-                decision.stops.append((entry, State.suppressed, "opted_out"))
-            elif letter == NO_CONSENT:
-                decision.stops.append((entry, State.suppressed, "no_consent"))
-            elif letter == CAPPED:
-                capped.append(entry)
+    @staticmethod
+    def _sort_out(decision: Decision, asked: Asked, letters: str, free: dict[int, float]) -> None:
+        """Whom the copy stops or holds leaves `go`; who goes and was counted is in `counted`."""
+        pack, question = decision.parcel.pack, asked.question
+        counting = question.keep_ms > 0 and not question.only_ask
+        if letters.count(PASS) == len(letters):
+            decision.go += asked.entries
+            if counting:
+                decision.counted.update((e.index, (asked, place)) for place, e in enumerate(asked.entries))
+            return
+        waiting: dict[tuple[str, float], list[Entry]] = {}
+        for place, (entry, letter) in enumerate(zip(asked.entries, letters, strict=True)):
+            if letter == PASS:
+                decision.go.append(entry)
+                if counting:
+                    decision.counted[entry.index] = (asked, place)
+            elif letter in LIMITS:
+                waiting.setdefault((HELD[letter], free[place]), []).append(entry)
             else:
-                go.append(entry)
-        if decision.caps:
-            decision.caps = [cap for cap, letter in zip(caps, letters, strict=True) if letter == PASS]
-        decision.go = go
-        if capped:
-            until = now_s + CAP_RETRY_S
+                decision.stops.append((entry, State.suppressed, STOPPED[letter]))
+        for (reason, until), entries in waiting.items():
             if pack.expires_at is not None and until >= pack.expires_at:
-                decision.stops += [(e, State.expired, "frequency_cap_past_expiry") for e in capped]
+                decision.stops += [(e, State.expired, f"{reason}_past_expiry") for e in entries]
             else:
-                decision.waits.append(Waits(capped, until, "frequency_cap"))
+                decision.waits.append(Waits(entries, until, reason))
 
     def _grown(
-        self, decision: Decision, letters: str, caps: Sequence[Cap | None], now_s: float
+        self, decision: Decision, answers: Sequence[Answer], frees: Sequence[dict[int, float]], *, one: bool
     ) -> list[tuple[list[int], tuple[Step, ...], float | None]]:
-        """The traces with the steps of Redis' answers."""
-        asked = {
-            entry.index: (letter, cap)
-            for entry, letter, cap in zip([*decision.go, *decision.held], letters, caps, strict=True)
-        }
+        """The traces with the steps of Redis' answers. `one`: there is one question, and all of it passed."""
+        if one and not decision.exempt:
+            steps = self._steps(decision.parcel.pack, decision.asked[0], PASS)
+            going = {e.index for e in decision.asked[0].entries}
+            return [
+                (indexes, trace + steps if indexes[0] in going else trace, until)
+                for indexes, trace, until in decision.traces
+            ]
+        told: dict[int, tuple[int, str, float | None]] = {}
+        for number, (asked, answer) in enumerate(zip(decision.asked, answers, strict=True)):
+            for place, (entry, letter) in enumerate(zip(asked.entries, answer.letters, strict=True)):
+                told[entry.index] = (number, letter, frees[number].get(place))
         traces = []
         replies = {e.index for e in decision.exempt}
         for indexes, trace, until in decision.traces:
-            groups: dict[tuple[str, Cap | None] | None, list[int]] = {}
+            groups: dict[tuple[int, str, float | None] | None, list[int]] = {}
             for index in indexes:
-                groups.setdefault(asked.get(index), []).append(index)
-            for answer, members in groups.items():
-                if answer is None:
+                groups.setdefault(told.get(index), []).append(index)
+            for answered, members in groups.items():
+                if answered is None:
                     step: Step = ("suppression", "reply.confirmation", VERSION, "exempt")
                     traces.append((members, (*trace, step) if replies.issuperset(members) else trace, until))
-                else:
-                    when = (
-                        now_s + CAP_RETRY_S if answer[0] == CAPPED else until if answer[0] == PASS else None
-                    )
-                    traces.append((members, trace + self._steps(decision.parcel.pack, *answer), when))
+                    continue
+                number, letter, free = answered
+                steps = self._steps(decision.parcel.pack, decision.asked[number], letter)
+                when = until if letter == PASS else free if letter in LIMITS else None
+                traces.append((members, trace + steps, when))
         return traces
 
-    def _steps(self, pack: Pack, letter: str, cap: Cap | None) -> tuple[Step, ...]:
-        """The steps that Redis' answer stands for."""
-        suppression = ("suppression", "tenant.suppressions", VERSION)
-        if letter == SUPPRESSED:
-            return ((*suppression, "stop"),)
-        steps: tuple[Step, ...] = ((*suppression, "pass"),)
+    def _steps(self, pack: Pack, asked: Asked, letter: str) -> tuple[Step, ...]:
+        """The steps that Redis' answer stands for: those passed, then the one that stops or holds."""
+        steps: list[Step] = []
+        for letters, (check, rule, version), passing in self._checks(pack, asked):
+            if letter in letters:
+                verdict = "hold" if letter in LIMITS else "stop"
+                return (*steps, (check, rule, version, verdict))
+            if passing is not None:
+                steps.append((check, rule, version, passing))
+        return tuple(steps)
+
+    def _checks(self, pack: Pack, asked: Asked) -> Iterator[tuple[str, tuple[str, str, str], str | None]]:
+        """(letters that it stops with, check with rule and version, verdict when passed), in order."""
+        yield SUPPRESSED, ("suppression", "tenant.suppressions", VERSION), "pass"
+        question = asked.question
+        if question.registry:
+            known = question.registry in self.tenants.get(pack.tenant_id, NO_RULES).registries
+            rule_of = f"registry.{question.registry}"
+            yield LISTED, ("do_not_call", rule_of, VERSION), "pass" if known else None
         if pack.category == Category.marketing:
             rule = self.packs.consent(pack.country)
-            if letter == NO_CONSENT:
-                return (*steps, ("consent", rule.rule, rule.version, "stop"))
-            steps = (*steps, ("consent", rule.rule, rule.version, "pass" if rule.required else "exempt"))
-        if cap is not None:
-            steps = (*steps, ("frequency_cap", cap.rule, cap.version, "hold" if letter == CAPPED else "pass"))
-        return steps
+            passing = "pass" if rule.required else "exempt"
+            yield NO_CONSENT + EXPIRED_CONSENT, ("consent", rule.rule, rule.version), passing
+        for limit in question.caps:
+            if limit.letter == CAPPED and asked.cap is not None:
+                yield CAPPED, ("frequency_cap", asked.cap.rule, asked.cap.version), "pass"
+            else:
+                name = "frequency_cap" if limit.letter == TENANT_CAPPED else "campaign_cap"
+                yield limit.letter, (name, f"tenant.{name}", VERSION), "pass"
+        if question.duplicate_ms:
+            yield REPEATED, ("duplicate", "tenant.duplicate_window_s", VERSION), "pass"
+        if question.budget is not None:
+            yield BUDGET_SPENT, ("contact_budget", "organisation.budget", VERSION), "pass"
+
+
+def counted(decision: Decision, index: int) -> tuple[Question, int] | None:
+    """The question by which the entry of that index was counted, and its place in it; None: it was not."""
+    found = decision.counted.get(index)
+    return None if found is None else (found[0].question, found[1])
+
+
+def _budget(rules: TenantRules, priority: int, entries: Sequence[Entry]) -> Budget | None:
+    organisation = rules.organisation
+    if organisation is None or organisation.limit is None:
+        return None
+    return Budget(
+        organisation.id,
+        [hash_of(organisation.hash_key, e.to) for e in entries],
+        organisation.allowed(priority),
+        organisation.limit.per_s * 1000,
+    )
+
+
+def _content(pack: Pack, entry: Entry) -> bytes:
+    """By what the text of an entry is known again; one that can't be rendered is like no other."""
+    try:
+        body = template.parse(pack.body if entry.body is None else entry.body)
+        return content_of(body.render(entry.variables))
+    except (KeyError, ValueError):
+        return content_of(entry.to)
+
+
+def _frees(answer: Answer, now_s: float) -> dict[int, float]:
+    """When those that a limit holds ask again: rounded up, so that they wait together."""
+    held = (place for place, letter in enumerate(answer.letters) if letter in LIMITS)
+    return {
+        place: math.ceil(answer.free_at_s.get(place, now_s + CAP_RETRY_S) / WAIT_STEP_S) * WAIT_STEP_S
+        for place in held
+    }
 
 
 def trace_id(trace: Sequence[Step]) -> int:

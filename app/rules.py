@@ -25,10 +25,12 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from app.domain.contacts import NO_CAMPAIGN, NO_CONTENT, brand_scope
+from app.domain.phone import InvalidNumber, parse
 from app.domain.recipient import hash_of
 from app.queue import rules as fast
 from app.queue.connection import EpochLost, Queue, Unavailable
-from app.store import epochs
+from app.store import epochs, registries, tenant_rules
 from app.store import rules as book
 from app.store.engine import Database
 from app.store.intake import at as instant
@@ -57,12 +59,18 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 class Word(msgspec.Struct, frozen=True):
-    """What a person said about one purpose, and when (Unix seconds; None: now)."""
+    """What a person said about one purpose, and when (Unix seconds; None: now).
+
+    `brand` '': about all of the tenant's; `kind`: express, soft (an earlier sale), inquiry; `ends_s`: till when.
+    """
 
     e164: str
     purpose: str = book.MARKETING
     evidence: Mapping[str, Any] = {}
     at_s: float | None = None
+    brand: str = ""
+    kind: str = "express"
+    ends_s: float | None = None
 
 
 # -- changes, each a transaction of its own
@@ -109,11 +117,8 @@ async def grant(
     """Consents; gives how many took effect (a newer word about the same purpose outweighs)."""
     async with database.driver() as driver:
         async with driver.transaction():
-            await book.lock_for_change(driver, [owner.tenant_id])
-            taken = await _put(driver, owner, words, granted=True, actor=actor, now_s=now_s)
-        async with driver.transaction():
-            await book.lock_for_change(driver, [owner.tenant_id])
-            await _mirror_consents(driver, queue, owner, words)
+            taken = await grant_within(driver, owner, words, actor=actor, now_s=now_s)
+        await follow_grant(driver, queue, owner, words)
     return taken
 
 
@@ -122,10 +127,7 @@ async def withdraw(
 ) -> int:
     """Withdrawals of consent; gives how many took effect. They hold when this returns."""
     async with database.driver() as driver, driver.transaction():
-        await book.lock_for_change(driver, [owner.tenant_id])
-        taken = await _put(driver, owner, words, granted=False, actor=actor, now_s=now_s)
-        await _mirror_consents(driver, queue, owner, words)
-    return taken
+        return await withdraw_within(driver, queue, owner, words, actor=actor, now_s=now_s)
 
 
 async def prepare(database: Database, queue: Queue, tenant_id: int) -> None:
@@ -195,6 +197,37 @@ async def follow_release(
         await _write(driver, queue, lambda current: fast.release(current, owner.tenant_id, members))
 
 
+async def grant_within(
+    driver: asyncpg.Connection, owner: Owner, words: Sequence[Word], *, actor: str, now_s: float
+) -> int:
+    """The first half of `grant`; after the commit call `follow_grant`."""
+    await book.lock_for_change(driver, [owner.tenant_id])
+    return await _put(driver, owner, words, granted=True, actor=actor, now_s=now_s)
+
+
+async def follow_grant(driver: asyncpg.Connection, queue: Queue, owner: Owner, words: Sequence[Word]) -> None:
+    """The second half: the copy learns what PostgreSQL says by now."""
+    async with driver.transaction():
+        await book.lock_for_change(driver, [owner.tenant_id])
+        await _mirror_consents(driver, queue, owner, words)
+
+
+async def withdraw_within(
+    driver: asyncpg.Connection,
+    queue: Queue,
+    owner: Owner,
+    words: Sequence[Word],
+    *,
+    actor: str,
+    now_s: float,
+) -> int:
+    """`withdraw` in the caller's transaction, which should end soon: it holds the tenant's lock."""
+    await book.lock_for_change(driver, [owner.tenant_id])
+    taken = await _put(driver, owner, words, granted=False, actor=actor, now_s=now_s)
+    await _mirror_consents(driver, queue, owner, words)
+    return taken
+
+
 async def _put(
     driver: asyncpg.Connection,
     owner: Owner,
@@ -205,18 +238,21 @@ async def _put(
     now_s: float,
 ) -> int:
     rows = [
-        (
+        book.Said(
             hash_of(owner.hash_key, word.e164),
             word.purpose,
+            word.brand,
             word.e164,
-            dict(word.evidence),
+            _country(word.e164),
             _time(now_s if word.at_s is None else word.at_s),
+            None if word.ends_s is None else _time(word.ends_s),
+            word.kind,
+            dict(word.evidence),
+            granted,
         )
         for word in words
     ]
-    return await book.consent(
-        driver, owner.tenant_id, rows, granted=granted, actor=actor, recorded_at=_time(now_s)
-    )
+    return await book.consent(driver, owner.tenant_id, rows, actor=actor, recorded_at=_time(now_s))
 
 
 async def _mirror_consents(
@@ -226,13 +262,19 @@ async def _mirror_consents(
     people = [hash_of(owner.hash_key, word.e164) for word in words if word.purpose == book.MARKETING]
     if not people:
         return
-    holding = await book.consented(driver, owner.tenant_id, people, book.MARKETING)
+    holding = await book.words_of(driver, owner.tenant_id, people, book.MARKETING)
+    fields = dict(map(_field, holding.values()))
+    await _write(driver, queue, lambda current: fast.set_consents(current, owner.tenant_id, fields))
 
-    async def mirror(current: Queue) -> None:
-        await fast.withdraw(current, owner.tenant_id, [one for one in people if one not in holding])
-        await fast.grant(current, owner.tenant_id, list(holding))
 
-    await _write(driver, queue, mirror)
+KINDS = {"express": fast.EXPRESS, "soft": fast.SOFT, "inquiry": fast.INQUIRY}
+
+
+def _field(one: book.Consent) -> tuple[bytes, bytes]:
+    """A consent as the copy has it."""
+    kind = KINDS[one.kind] if one.granted else fast.WITHDRAWN
+    ends_s = None if one.ends_at is None else one.ends_at.timestamp()
+    return fast.member(one.recipient, brand_scope(one.brand)), fast.word(kind, one.at.timestamp(), ends_s)
 
 
 async def _write(driver: asyncpg.Connection, queue: Queue, write: Callable[[Queue], Awaitable[None]]) -> None:
@@ -246,6 +288,14 @@ async def _write(driver: asyncpg.Connection, queue: Queue, write: Callable[[Queu
         await write(view)
     except (Unavailable, EpochLost, OSError):
         await epochs.spoil(driver, current.epoch)
+
+
+def _country(e164: str) -> str:
+    """Whose law on the age of consents holds; '' when the number is of none."""
+    try:
+        return parse(e164).country
+    except InvalidNumber:
+        return ""
 
 
 def _time(instant_s: float) -> datetime:
@@ -262,18 +312,38 @@ async def load_copy(
 ) -> None:
     """Fill the epoch that `queue` is attached to from PostgreSQL, in pages, and mark it whole.
 
-    The caller has begun that epoch (`epochs.start`, committed) and finishes it. On Unavailable begin again.
+    The caller has begun that epoch (`epochs.start`, committed), loaded the scripts, and finishes it. On
+    Unavailable begin again. `cap_window_s`: how far back the countries' caps look; the tenants' are read here.
     """
     await _copy_suppressions(driver, queue)
+    await _copy_listed(driver, queue)
     await _copy_consents(driver, queue)
-    since = datetime.fromtimestamp(time.time() if now_s is None else now_s, UTC) - timedelta(
-        seconds=cap_window_s
-    )
-    async for page in book.caps_to_copy(driver, since):
-        await fast.remember_caps(queue, page, cap_window_s * 1000)
+    await _copy_contacts(driver, queue, cap_window_s, time.time() if now_s is None else now_s)
     async with driver.transaction():
         await book.lock_for_copy(driver)
-        await fast.mark_whole(queue, await book.tenant_ids(driver))
+        organisations = await tenant_rules.organisation_ids(driver)
+        await fast.mark_whole(queue, await book.tenant_ids(driver), organisations)
+
+
+async def _copy_contacts(driver: asyncpg.Connection, queue: Queue, cap_window_s: int, now_s: float) -> None:
+    keep_s = max(cap_window_s, await tenant_rules.longest_s(driver))
+    since = datetime.fromtimestamp(now_s, UTC) - timedelta(seconds=keep_s)
+    async for page in book.contacts_to_copy(driver, since):
+        contacts = [
+            fast.tenants_contact(
+                one.tenant_id, one.recipient, one.message_id, one.at_ms, one.contact,
+                one.campaign or NO_CAMPAIGN, one.content or NO_CONTENT,
+            )
+            for one in page
+        ]  # fmt: skip
+        contacts += [
+            fast.organisations_contact(
+                one.organisation_id, one.organisation_recipient or b"", one.message_id, one.at_ms
+            )
+            for one in page
+            if one.organisation_id is not None
+        ]
+        await fast.remember_contacts(queue, contacts, keep_s * 1000)
 
 
 async def _copy_suppressions(driver: asyncpg.Connection, queue: Queue) -> None:
@@ -292,17 +362,35 @@ async def _copy_suppressions(driver: asyncpg.Connection, queue: Queue) -> None:
         after = page[-1]
 
 
+async def _copy_listed(driver: asyncpg.Connection, queue: Queue) -> None:
+    after: tuple[int, str, bytes] | None = None
+    while True:
+        async with driver.transaction():
+            await book.lock_for_copy(driver)
+            page = await registries.to_copy(driver, after)
+            by_list: dict[tuple[int, str], list[bytes]] = defaultdict(list)
+            for tenant_id, country, recipient in page:
+                by_list[tenant_id, country].append(recipient)
+            for (tenant_id, country), recipients in by_list.items():
+                await fast.enlist(queue, tenant_id, country, recipients)
+        if not page:
+            return
+        after = page[-1]
+
+
 async def _copy_consents(driver: asyncpg.Connection, queue: Queue) -> None:
-    after: tuple[int, bytes] | None = None
+    after: tuple[int, bytes, str] | None = None
     while True:
         async with driver.transaction():
             await book.lock_for_copy(driver)
             page = await book.consents_to_copy(driver, after)
-            by_tenant: dict[int, list[bytes]] = defaultdict(list)
-            for tenant_id, recipient in page:
-                by_tenant[tenant_id].append(recipient)
-            for tenant_id, recipients in by_tenant.items():
-                await fast.grant(queue, tenant_id, recipients)
+            by_tenant: dict[int, dict[bytes, bytes]] = defaultdict(dict)
+            for tenant_id, one in page:
+                field, value = _field(one)
+                by_tenant[tenant_id][field] = value
+            for tenant_id, fields in by_tenant.items():
+                await fast.set_consents(queue, tenant_id, fields)
         if not page:
             return
-        after = page[-1]
+        tenant_id, one = page[-1]
+        after = (tenant_id, one.recipient, one.brand)

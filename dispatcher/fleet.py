@@ -15,11 +15,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from app.domain import routing
+from app.domain.contacts import TenantRules
 from app.domain.health import limits_of
 from app.domain.pack import Entry, Pack
 from app.domain.routing import Asked, Health, Plan
 from app.store import binds as bind_slots
 from app.store import config as configuration
+from app.store import tenant_rules
 from app.store.engine import Database
 from dispatcher.health import Watch
 from gateways import binds_wanted, make
@@ -78,6 +80,7 @@ class Fleet:
         self.watch = watch
         self.table = routing.Table()
         self.paused_regions: frozenset[str] = frozenset()
+        self.tenants: dict[int, TenantRules] = {}
 
     async def refresh(self) -> bool:
         """Take over the configuration in force: routes, prices, rates and pauses at once. True if it is a new one:
@@ -86,6 +89,7 @@ class Fleet:
             if await configuration.version_of(driver) == self.config.version:
                 return False
             config = await configuration.load(driver)
+            self.tenants = await tenant_rules.load(driver)
         self.config = config
         self.table = config.table()
         self.watch.follow({g.name: limits_of(g.health) for g in config.gateways if g.enabled})

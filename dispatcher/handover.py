@@ -79,7 +79,7 @@ class HandOver:
         try:
             if written:
                 await throttles.confirm(self.queue, written)
-            await self.limits.uncap_unsent(portions, journalled.sends)
+            await self.limits.uncount_unsent(portions, journalled.sends)
             await self._after_journal(intents, journalled, now_s)
         except (EpochLost, Unavailable):
             self.detach()
@@ -155,7 +155,7 @@ class HandOver:
             ],
             [(self._rest(parcel, entries, due, now_s), reason) for entries, due, reason in held],
             [(indexes, trace_id(trace), until) for indexes, trace, until in decision.traces],
-            self.limits.capped(portion),
+            self.limits.contacts(portion),
         )
 
     @staticmethod

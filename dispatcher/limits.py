@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.domain import ids
 from app.domain.message import Category
 from app.queue import rules, throttles
 from app.queue.connection import EpochLost, Queue, Unavailable
+from app.store import dispatch
 from app.store.intake import signed
 from dispatcher.fleet import Fleet
 from dispatcher.portions import Portion
+from dispatcher.recorder import Tag
 
 
 class Limits:
@@ -77,39 +78,51 @@ class Limits:
             except (EpochLost, Unavailable):
                 return  # they age out
 
-    async def uncap(self, portion: Portion, kept: frozenset[int] = frozenset()) -> None:
-        """Counts against a frequency cap of entries that will not go now."""
+    async def uncount(self, portion: Portion, kept: frozenset[int] = frozenset()) -> None:
+        """Counts against frequency caps and budgets of entries that will not go now."""
         decision = portion.decision
-        if any(decision.caps):
-            pack_id = decision.parcel.pack_id
-            await rules.uncap(
-                self.queue,
-                decision.parcel.pack.tenant_id,
-                [
-                    (e.recipient, ids.message_id(pack_id, e.index))
-                    for e, cap in zip(decision.go, decision.caps, strict=True)
-                    if cap is not None and e.index not in kept
-                ],
-            )
+        own, shared = [], []
+        organisation_id = 0
+        for index, (asked, place) in decision.counted.items():
+            if index not in kept:
+                question = asked.question
+                own.append((question.recipients[place], question.tokens[place]))
+                if question.budget is not None:
+                    organisation_id = question.budget.organisation_id
+                    shared.append((question.budget.recipients[place], question.tokens[place]))
+        await rules.uncount(self.queue, decision.parcel.pack.tenant_id, own)
+        await rules.uncount_budget(self.queue, organisation_id, shared)
 
-    async def uncap_unsent(self, portions: Sequence[Portion], won: set[bytes]) -> None:
-        """Give back what was counted against frequency caps and did not go."""
+    async def uncount_unsent(self, portions: Sequence[Portion], won: set[bytes]) -> None:
+        """Give back what was counted and did not go."""
         for portion in portions:
-            if any(portion.decision.caps):
+            if portion.decision.counted:
                 gone = {s.tag.entry.index for s in portion.submissions if s.tag.message_id in won}  # type: ignore[attr-defined]
-                await self.uncap(portion, frozenset(gone))
+                await self.uncount(portion, frozenset(gone))
 
     @staticmethod
-    def capped(portion: Portion) -> list[tuple[int, int, bytes]]:
-        """What of a portion counts against a frequency cap: (tenant, recipient, message id)."""
-        decision = portion.decision
-        if not any(decision.caps):
+    def contacts(portion: Portion) -> list[dispatch.Contact]:
+        """What of a portion counts against caps and budgets, or is looked at for the same text."""
+        counted, tenant_id = portion.decision.counted, portion.decision.parcel.pack.tenant_id
+        if not counted:
             return []
-        counted = {e.index for e, cap in zip(decision.go, decision.caps, strict=True) if cap is not None}
-        tenant_id = decision.parcel.pack.tenant_id
-        tags = [s.tag for s in portion.submissions]
-        return [
-            (tenant_id, signed(t.entry.recipient), t.message_id)  # type: ignore[attr-defined]
-            for t in tags
-            if t.entry.index in counted  # type: ignore[attr-defined]
-        ]
+        found = []
+        for submission in portion.submissions:
+            tag: Tag = submission.tag  # type: ignore[assignment]
+            if tag.entry.index in counted:
+                asked, place = counted[tag.entry.index]
+                q = asked.question
+                shared = None if q.budget is None else signed(q.budget.recipients[place])
+                found.append(
+                    dispatch.Contact(
+                        tenant_id,
+                        signed(tag.entry.recipient),
+                        tag.message_id,
+                        q.contact,
+                        q.campaign,
+                        q.contents[place] if q.contents else None,
+                        None if q.budget is None else q.budget.organisation_id,
+                        shared,
+                    )
+                )
+        return found

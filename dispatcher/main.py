@@ -359,6 +359,7 @@ class Process:
     async def _refresh(self) -> None:
         if await self.fleet.refresh():
             self._changed.set()
+            self.dispatcher.desk.tenants = self.fleet.tenants
             self.metrics.gateway_names = {row.id: row.name for row in self.fleet.config.gateways}
 
     async def _watch_configuration(self) -> None:

@@ -289,7 +289,7 @@ class Dispatcher:
             return
         answers = iter(await rules.check(self.queue, [q for _, questions in asking for q in questions]))
         for decision, questions in asking:
-            self.desk.second(decision, "".join(next(answers) for _ in questions), now_s)
+            self.desk.second(decision, [next(answers) for _ in questions], now_s)
 
     async def _untouched(self, portions: Sequence[Portion]) -> None:
         """Parcels that nothing happened to return to the head; their subqueues rest as long as they must."""
@@ -297,7 +297,7 @@ class Dispatcher:
         for portion in portions:
             parcel = portion.decision.parcel
             groups[int((portion.untouched or 0.0) * 1000)].append((parcel.lane, parcel.id))
-            await self._limits.uncap(portion)
+            await self._limits.uncount(portion)
         await self._limits.unused_tokens(portions)
         for until_ms, items in groups.items():
             await lanes.give_back(self.queue, items, self.lease_id, until_ms=until_ms)

@@ -73,6 +73,7 @@ class Terms(msgspec.Struct):
     scheduled_at: float | None
     expires_at: float | None
     retry_unknown: bool
+    campaign: str | None = None
 
 
 class StoredTemplate(msgspec.Struct, frozen=True):
@@ -117,6 +118,7 @@ def terms_of(
         scheduled_at=scheduled_at,
         expires_at=expires_at,
         retry_unknown=request.retry_unknown,
+        campaign=request.campaign,
     )
 
 
@@ -323,6 +325,7 @@ def pack_of(terms: Terms, batch_id: bytes | None, region: str, country: str, ent
         terms.retry_unknown,
         entries,
         terms.test,
+        campaign=terms.campaign,
     )
 
 

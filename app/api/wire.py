@@ -68,6 +68,7 @@ class PostMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_def
     metadata: Metadata | None = None
     callback_url: Url | None = None
     retry_unknown: bool = False
+    campaign: Name | None = None
 
 
 class Recipient(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_defaults=True):

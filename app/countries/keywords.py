@@ -32,12 +32,13 @@ class CountryWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Confirmations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The one answer to each word; fields: {brand}, {contact}, {program}, {frequency}."""
+    """What Volley writes itself; fields: {brand}, {contact}, {program}, {frequency}."""
 
     confidence: Confidence
     stop: str
     start: str
     help: str
+    question: str = ""  # of a double opt-in; its answer is one of the language's yes or start words
 
 
 class KeywordsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -64,6 +64,8 @@ class ConsentRule(msgspec.Struct, frozen=True):
     soft_opt_in: bool
     rule: str
     version: str
+    ages: tuple[int, int, int] = (0, -1, -1)
+    """How old (s) an express, a soft (an earlier sale) and an inquiry consent may be. 0: any age; -1: does not do."""
 
 
 class Pack(msgspec.Struct, frozen=True):
@@ -170,12 +172,22 @@ class Packs:
         caps += [state.cap for pack in self.all() for state in pack.data.subdivisions.values()]
         return max((cap.per_s() for cap in caps if cap), default=0)
 
+    def consent_ages(self) -> list[tuple[str, str, int]]:
+        """(country, kind, seconds) wherever a law lets a consent lapse, territories too."""
+        return [
+            (country, kind, age_s)
+            for country, pack in self._packs.items()
+            for kind, age_s in zip(("express", "soft", "inquiry"), pack.data.consent.ages(), strict=True)
+            if age_s > 0
+        ]
+
     def consent(self, country: str) -> ConsentRule:
         """What marketing to that country needs."""
         pack = self.pack(country)
         consent = pack.data.consent
         required = consent.type != "opt_out"
-        return ConsentRule(required, consent.type, consent.soft_opt_in, f"{pack.id}.consent", pack.version)
+        rule = f"{pack.id}.consent"
+        return ConsentRule(required, consent.type, consent.soft_opt_in, rule, pack.version, consent.ages())
 
     def _undivided(self, country: str) -> Jurisdiction | None:
         """The one jurisdiction of a country whose numbers all have the same zone and rules."""

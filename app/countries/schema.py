@@ -106,18 +106,33 @@ class Cap(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             raise ValueError("max and per are at least 1")
 
     def per_s(self) -> int:
-        match = re.fullmatch(r"(\d+)([smhd])", self.per)
-        if match is None:
-            raise ValueError(f"{self.per!r} is no duration such as 30m, 24h or 7d")
-        return int(match[1]) * _UNITS[match[2]]
+        return _span_s(self.per)
 
 
 class Consent(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What must stand behind a marketing text. `soft_opt_in`: an earlier sale of the like may do."""
+    """What must stand behind a marketing text. `soft_opt_in`: an earlier sale of the like may do.
+
+    `expires`, `soft_expires` (after a sale), `inquiry_expires` (after a question asked; without it an inquiry does
+    not do) are spans like "730d"; "": the source states no end.
+    """
 
     type: ConsentType
     soft_opt_in: bool = False
+    expires: str = ""
+    soft_expires: str = ""
+    inquiry_expires: str = ""
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.soft_expires or self.inquiry_expires) and not self.soft_opt_in:
+            raise ValueError("soft_expires and inquiry_expires need soft_opt_in")
+        self.ages()
+
+    def ages(self) -> tuple[int, int, int]:
+        """How old (s) an express, a soft and an inquiry consent may be; 0: any age; -1: does not do."""
+        soft = _span_s(self.soft_expires) if self.soft_opt_in else -1
+        inquiry = _span_s(self.inquiry_expires) if self.inquiry_expires else -1
+        return _span_s(self.expires), soft, inquiry
 
 
 class OptOut(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -200,6 +215,16 @@ def read(name: str, content: bytes) -> CountryFile:
     if file.country != name.removesuffix(".toml"):
         raise BadPack(f"{name}: country is {file.country!r}, unlike the file's name - at `$.country`")
     return file
+
+
+def _span_s(written: str) -> int:
+    """ "24h" in seconds; "" is 0."""
+    if not written:
+        return 0
+    match = re.fullmatch(r"(\d+)([smhd])", written)
+    if match is None:
+        raise ValueError(f"{written!r} is no duration such as 30m, 24h or 7d")
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def _seconds(time: str) -> int:

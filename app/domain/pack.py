@@ -49,6 +49,7 @@ class Pack(msgspec.Struct, array_like=True, gc=False):
     entries: list[Entry]
     test: bool = False  # posted with a test key: the sandbox only
     shift_tables: bool = False  # national shift tables are welcome, where a gateway has them
+    campaign: str | None = None  # by which a campaign's own cap counts
 
 
 class Parcel(msgspec.Struct, array_like=True, gc=False):

@@ -23,6 +23,8 @@ SCRIPTS = (
     "reserve",
     "confirm",
     "check",
+    "uncount",
+    "remember",
 )
 SOCKET_TIMEOUT_S = 5
 Unavailable = RedisError

@@ -1,125 +1,287 @@
-"""The fast copy of suppressions, consents and cap history, one set of keys a tenant.
+"""The fast copy of suppressions, do-not-call lists, consents and contact history: one set of keys a tenant, one an
+organisation.
 
-Guarantee: `check` answers only from a copy that was built whole (a sentinel member says so) in the current
-epoch; otherwise it raises `EpochLost`. PostgreSQL stays the book of record.
+Guarantees: `check` answers only from a copy that was built whole (a sentinel member says so) in the current
+epoch; otherwise it raises `EpochLost`. PostgreSQL stays the book of record. What is asked together is counted
+atomically; what was counted and did not go is given back by `uncount`.
+
+Memory: README of `loadtests/` has the bytes an entry, measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
+import msgspec
+
+from app.domain.contacts import NO_CAMPAIGN, NO_CONTENT
 from app.queue.connection import EpochLost, Queue
 
 SENTINEL = b"whole"
-PASS, SUPPRESSED, NO_CONSENT, CAPPED = ".", "s", "n", "c"
+PASS, SUPPRESSED, LISTED, NO_CONSENT, EXPIRED_CONSENT, REPEATED = ".", "s", "d", "n", "x", "r"
+CAPPED, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT = "c", "t", "g", "o"
+LIMITS = frozenset((CAPPED, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT))
+EXPRESS, SOFT, INQUIRY, WITHDRAWN = "e", "s", "i", "w"
 CHUNK = 5_000
+TOKEN_BYTES = 8  # the last of a message's id: random, and its place in the pack
+_RECORD = struct.Struct(">Q")
+_WORD = struct.Struct(">cII")
 
 
-class Question:
-    """One parcel's recipients. `cap_tokens` are the message ids; '' asks no cap for that one."""
+class Cap(msgspec.Struct, frozen=True):
+    """At most `max` contacts within `window_ms`, of all or of this campaign; `letter` is its verdict."""
 
-    __slots__ = (
-        "cap_max",
-        "cap_tokens",
-        "cap_window_ms",
-        "need_consent",
-        "recipients",
-        "sender",
-        "tenant_id",
-    )
-
-    def __init__(
-        self,
-        tenant_id: int,
-        sender: str,
-        recipients: Sequence[bytes],
-        *,
-        need_consent: bool,
-        cap_max: int = 0,
-        cap_window_ms: int = 0,
-        cap_tokens: Sequence[bytes] | None = None,
-    ) -> None:
-        self.tenant_id = tenant_id
-        self.sender = sender
-        self.recipients = recipients
-        self.need_consent = need_consent
-        self.cap_max = cap_max
-        self.cap_window_ms = cap_window_ms
-        self.cap_tokens = cap_tokens
+    letter: str
+    max: int
+    window_ms: int
+    of_campaign: bool = False
 
 
-def _key(queue: Queue, tenant_id: int, part: str) -> str:
-    return f"v{queue.epoch}:{{t{tenant_id}}}:{part}"
+class Budget(msgspec.Struct, frozen=True):
+    """An organisation's contact budget: the recipients by the organisation's hash, and how many contacts may be."""
+
+    organisation_id: int
+    recipients: Sequence[bytes]
+    max: int
+    window_ms: int
 
 
-async def check(queue: Queue, questions: Sequence[Question]) -> list[str]:
-    """A verdict letter for each recipient of each question, in order: one round trip."""
+class Question(msgspec.Struct, kw_only=True):
+    """One parcel's recipients. Contacts are counted, or held against limits, only with `keep_ms`.
+
+    `ages`: how old (s) an express, a soft and an inquiry consent may be; 0: any age; -1: it does not do here.
+    `keep_ms` is the same in all questions of a tenant, and at least the longest window of any. `tokens` are message
+    ids, `contents` say what is the same text; `registry` is the country whose do-not-call list is asked.
+    """
+
+    tenant_id: int
+    sender: str
+    recipients: Sequence[bytes]
+    brand: str = ""
+    need_consent: bool = False
+    ages: tuple[int, int, int] = (0, -1, -1)
+    registry: str = ""
+    keep_ms: int = 0
+    caps: tuple[Cap, ...] = ()
+    duplicate_ms: int = 0
+    contact: bool = True
+    campaign: bytes = NO_CAMPAIGN
+    tokens: Sequence[bytes] = ()
+    contents: Sequence[bytes] = ()
+    budget: Budget | None = None
+    only_ask: bool = False
+
+
+class Answer(msgspec.Struct):
+    """A letter for each recipient; `free_at_s`: when the limit that holds one is free again (Unix seconds)."""
+
+    letters: str
+    free_at_s: Mapping[int, float] = {}
+
+
+def _key(queue: Queue, owner: str, part: str) -> bytes:
+    return f"v{queue.epoch}:{{{owner}}}:{part}".encode()
+
+
+def _tenant(tenant_id: int) -> str:
+    return f"t{tenant_id}"
+
+
+def _organisation(organisation_id: int) -> str:
+    return f"o{organisation_id}"
+
+
+async def check(queue: Queue, questions: Sequence[Question]) -> list[Answer]:
+    """An answer for each question, in order: one round trip, and another one if budgets are shared."""
     pipe = queue.client.pipeline(transaction=False)
     for q in questions:
-        args: list[object] = [SENTINEL, q.sender, "1" if q.need_consent else "0", q.cap_max, q.cap_window_ms]
-        tokens = q.cap_tokens or [b""] * len(q.recipients)
-        for recipient, token in zip(q.recipients, tokens, strict=True):
-            args += (recipient, token)
-        queue.queue_script(
-            pipe,
-            "check",
-            [_key(queue, q.tenant_id, p) for p in ("suppressed", "consented", "cap:")],
-            args,
-        )
-    answers = await queue.execute(pipe)
-    if not all(answers):
+        queue.queue_script(pipe, "check", *_call(queue, _tenant(q.tenant_id), q))
+    answers = [_answer(raw) for raw in await queue.execute(pipe)]
+    if any(q.budget is not None for q in questions):
+        await _ask_budgets(queue, questions, answers)
+    return answers
+
+
+def _call(queue: Queue, owner: str, q: Question) -> tuple[list[bytes], list[object]]:
+    keys = [
+        _key(queue, owner, part) for part in ("suppressed", f"listed:{q.registry}", "consents", "history:")
+    ]
+    args: list[object] = [
+        SENTINEL, q.sender, q.brand, b"1" if q.registry else b"0", b"1" if q.need_consent else b"0", *q.ages,
+        b"".join(q.recipients), q.keep_ms,
+    ]  # fmt: skip
+    if q.keep_ms:
+        args += (
+            b"1" if q.only_ask else b"0", q.duplicate_ms, b"1" if q.contact else b"0", q.campaign,
+            b"".join([token[-TOKEN_BYTES:] for token in q.tokens]), b"".join(q.contents),
+        )  # fmt: skip
+        for cap in q.caps:
+            args += (cap.letter, cap.max, cap.window_ms, b"1" if cap.of_campaign else b"0")
+    return keys, args
+
+
+def _answer(raw: list | None) -> Answer:
+    if not raw:
         raise EpochLost("the copy of the suppressions is not whole")
-    return [answer.decode() for answer in answers]
+    if len(raw) == 1:
+        return Answer(raw[0].decode())
+    return Answer(raw[0].decode(), {place: at / 1000 for place, at in zip(raw[1::2], raw[2::2], strict=True)})
 
 
-async def uncap(queue: Queue, tenant_id: int, items: Iterable[tuple[bytes, bytes]]) -> None:
-    """Give back cap counts of (recipient, message id) that were not handed over after all."""
+async def _ask_budgets(queue: Queue, questions: Sequence[Question], answers: list[Answer]) -> None:
+    """Who passed everything else is counted against the organisation; who can't be is given back to the tenant."""
     pipe = queue.client.pipeline(transaction=False)
-    for recipient, token in items:
-        pipe.zrem(_key(queue, tenant_id, "cap:").encode() + recipient, token)
-    await queue.execute(pipe)
+    asked: list[tuple[int, list[int]]] = []
+    for number, (q, answer) in enumerate(zip(questions, answers, strict=True)):
+        places = [place for place, letter in enumerate(answer.letters) if letter == PASS]
+        if q.budget is None or not places:
+            continue
+        asked.append((number, places))
+        question = Question(
+            tenant_id=q.tenant_id,
+            sender="",
+            recipients=[q.budget.recipients[place] for place in places],
+            keep_ms=q.budget.window_ms,
+            caps=(Cap(BUDGET_SPENT, q.budget.max, q.budget.window_ms),),
+            tokens=[q.tokens[place] for place in places],
+            only_ask=q.only_ask,
+        )
+        queue.queue_script(pipe, "check", *_call(queue, _organisation(q.budget.organisation_id), question))
+    if not asked:
+        return
+    for (number, places), raw in zip(asked, await queue.execute(pipe), strict=True):
+        found, q, answer = _answer(raw), questions[number], answers[number]
+        spent = [place for place, letter in zip(places, found.letters, strict=True) if letter != PASS]
+        if not spent:
+            continue
+        letters = list(answer.letters)
+        for place in spent:
+            letters[place] = BUDGET_SPENT
+        frees = {places[index]: at for index, at in found.free_at_s.items()}
+        answers[number] = Answer("".join(letters), {**answer.free_at_s, **frees})
+        if not q.only_ask:
+            await uncount(queue, q.tenant_id, [(q.recipients[place], q.tokens[place]) for place in spent])
 
 
-def member(recipient: bytes, sender: str) -> bytes:
-    """A suppression's member: of one sender, or ('') of every sender of the tenant."""
-    return recipient + sender.encode()
+async def uncount(queue: Queue, tenant_id: int, items: Sequence[tuple[bytes, bytes]]) -> None:
+    """Give back counts of (recipient, message id) that were not handed over after all."""
+    await _uncount(queue, _tenant(tenant_id), items)
+
+
+async def uncount_budget(queue: Queue, organisation_id: int, items: Sequence[tuple[bytes, bytes]]) -> None:
+    """The same for an organisation's budget, by its own hashes."""
+    await _uncount(queue, _organisation(organisation_id), items)
+
+
+async def _uncount(queue: Queue, owner: str, items: Sequence[tuple[bytes, bytes]]) -> None:
+    if items:
+        people = b"".join([recipient for recipient, _ in items])
+        tokens = b"".join([token[-TOKEN_BYTES:] for _, token in items])
+        await queue.script("uncount", [_key(queue, owner, "history:")], [people, tokens])
+
+
+# -- writing what PostgreSQL has
+
+
+def member(recipient: bytes, scope: str) -> bytes:
+    """A suppression's member: of one sender, of a brand, or ('') of every sender of the tenant."""
+    return recipient + scope.encode()
+
+
+def word(kind: str, said_s: float, ends_s: float | None) -> bytes:
+    """A consent's value: its kind, when it was said, and when it ends by its own terms."""
+    return _WORD.pack(kind.encode(), int(said_s), 0 if ends_s is None else max(1, int(ends_s)))
 
 
 async def suppress(queue: Queue, tenant_id: int, members: Sequence[bytes]) -> None:
     """Add to the copy; PostgreSQL has it already."""
-    for start in range(0, len(members), CHUNK):
-        await queue.client.sadd(_key(queue, tenant_id, "suppressed"), *members[start : start + CHUNK])
+    await _in_chunks(queue, "sadd", _key(queue, _tenant(tenant_id), "suppressed"), members)
 
 
 async def release(queue: Queue, tenant_id: int, members: Sequence[bytes]) -> None:
     """Take suppressions off the copy."""
-    for start in range(0, len(members), CHUNK):
-        await queue.client.srem(_key(queue, tenant_id, "suppressed"), *members[start : start + CHUNK])
+    await _in_chunks(queue, "srem", _key(queue, _tenant(tenant_id), "suppressed"), members)
 
 
-async def grant(queue: Queue, tenant_id: int, recipients: Sequence[bytes]) -> None:
-    """Marketing consents, into the copy."""
-    for start in range(0, len(recipients), CHUNK):
-        await queue.client.sadd(_key(queue, tenant_id, "consented"), *recipients[start : start + CHUNK])
+async def enlist(queue: Queue, tenant_id: int, country: str, recipients: Sequence[bytes]) -> None:
+    """Put numbers on the copy of a country's do-not-call list."""
+    await _in_chunks(queue, "sadd", _key(queue, _tenant(tenant_id), f"listed:{country}"), recipients)
 
 
-async def withdraw(queue: Queue, tenant_id: int, recipients: Sequence[bytes]) -> None:
-    """Marketing consents, off the copy."""
-    for start in range(0, len(recipients), CHUNK):
-        await queue.client.srem(_key(queue, tenant_id, "consented"), *recipients[start : start + CHUNK])
+async def delist(queue: Queue, tenant_id: int, country: str, recipients: Sequence[bytes]) -> None:
+    """Take numbers off it."""
+    await _in_chunks(queue, "srem", _key(queue, _tenant(tenant_id), f"listed:{country}"), recipients)
 
 
-async def remember_caps(queue: Queue, items: Iterable[tuple[int, bytes, bytes, int]], window_ms: int) -> None:
-    """Cap history (tenant, recipient, message id, at ms) while an epoch is built."""
+async def _in_chunks(queue: Queue, command: str, key: bytes, members: Sequence[bytes]) -> None:
+    for chunk in _chunks(members):
+        await getattr(queue.client, command)(key, *chunk)
+
+
+def _chunks(items: Sequence[bytes]) -> Iterable[Sequence[bytes]]:
+    bounds = [*range(0, len(items), CHUNK), len(items)]
+    return (items[start:end] for start, end in pairwise(bounds))
+
+
+async def set_consents(queue: Queue, tenant_id: int, words: Mapping[bytes, bytes]) -> None:
+    """What people said about marketing: `member` of person and brand to `word`."""
+    key, items = _key(queue, _tenant(tenant_id), "consents"), list(words.items())
+    for start in range(0, len(items), CHUNK):
+        await queue.client.hset(key, mapping=dict(items[start : start + CHUNK]))  # type: ignore[arg-type]
+
+
+async def forget_consents(queue: Queue, tenant_id: int, members: Sequence[bytes]) -> None:
+    """Nothing is known of these any more."""
+    await _in_chunks(queue, "hdel", _key(queue, _tenant(tenant_id), "consents"), members)
+
+
+class Contact(msgspec.Struct, frozen=True):
+    """A text that counts: whose, to whom, by which message, when, as what."""
+
+    owner: str
+    recipient: bytes
+    message_id: bytes
+    at_ms: int
+    contact: bool = True
+    campaign: bytes = NO_CAMPAIGN
+    content: bytes = NO_CONTENT
+
+    @property
+    def record(self) -> bytes:
+        mark = b"\x01" if self.contact else b"\x00"
+        stamp = _RECORD.pack(self.at_ms)[2:]
+        return stamp + self.message_id[-TOKEN_BYTES:] + mark + self.campaign + self.content
+
+
+def tenants_contact(tenant_id: int, *of: object) -> Contact:
+    """A contact in a tenant's own history; the rest as `Contact` has it."""
+    return Contact(_tenant(tenant_id), *of)  # type: ignore[arg-type]
+
+
+def organisations_contact(organisation_id: int, recipient: bytes, message_id: bytes, at_ms: int) -> Contact:
+    """A contact in an organisation's history."""
+    return Contact(_organisation(organisation_id), recipient, message_id, at_ms)
+
+
+async def remember_contacts(queue: Queue, contacts: Iterable[Contact], keep_ms: int) -> None:
+    """Contact history, oldest first, while an epoch is built."""
+    by_owner: dict[str, list[Contact]] = defaultdict(list)
+    for contact in contacts:
+        by_owner[contact.owner].append(contact)
     pipe = queue.client.pipeline(transaction=False)
-    for tenant_id, recipient, token, at_ms in items:
-        key = _key(queue, tenant_id, "cap:").encode() + recipient
-        pipe.zadd(key, {token: at_ms})
-        pipe.pexpire(key, window_ms)
+    for owner, of_owner in by_owner.items():
+        people = b"".join([one.recipient for one in of_owner])
+        records = b"".join([one.record for one in of_owner])
+        queue.queue_script(pipe, "remember", [_key(queue, owner, "history:")], [keep_ms, people, records])
     await queue.execute(pipe)
 
 
-async def mark_whole(queue: Queue, tenant_ids: Iterable[int]) -> None:
+async def mark_whole(queue: Queue, tenant_ids: Iterable[int], organisation_ids: Iterable[int] = ()) -> None:
     """The copy of these tenants is complete: from now on it may answer."""
-    for tenant_id in tenant_ids:
-        await queue.client.sadd(_key(queue, tenant_id, "suppressed"), SENTINEL)
+    pipe = queue.client.pipeline(transaction=False)
+    for owner in [*map(_tenant, tenant_ids), *map(_organisation, organisation_ids)]:
+        pipe.sadd(_key(queue, owner, "suppressed"), SENTINEL)
+    await queue.execute(pipe)

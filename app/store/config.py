@@ -97,6 +97,7 @@ class Sender(msgspec.Struct, frozen=True):
     rate: int | None
     version: int
     updated_at: datetime
+    brand: str = ""  # a stop may be about all senders of a brand
 
 
 class Currency(msgspec.Struct, frozen=True):
@@ -597,6 +598,8 @@ def _home(number: str) -> list[str]:
 def _check_sender(field: str, value: Any) -> Any:
     if field == "address":
         return address(value)
+    if field == "brand":
+        return brand(value)
     return _rate(value) if field == "rate" else value
 
 
@@ -608,6 +611,15 @@ def address(value: Any, field: str = "address") -> str:
         if _NAMED_SENDER.fullmatch(value) and value.strip() == value:
             return value
     raise Invalid(field, "a number or short code of up to 15 digits, or a name of up to 11 characters")
+
+
+def brand(value: Any) -> str:
+    """A brand's name as it is kept; '' for none. Raises Invalid."""
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise Invalid("brand", "small letters, digits, '-', '_' and '.', at most 64")
+    return value
 
 
 GATEWAY = Kind(
@@ -627,6 +639,6 @@ ROUTE = Kind(
 REGION = Kind(
     "region", tables.regions, ("code",), ("prefixes", "rate", "paused", "test_numbers"), _check_region
 )
-SENDER = Kind("sender", tables.senders, ("tenant_id", "address"), ("rate",), _check_sender)
+SENDER = Kind("sender", tables.senders, ("tenant_id", "address"), ("rate", "brand"), _check_sender)
 POOL = Kind("pool", tables.sender_pools, ("tenant_id", "name"), ("members",), _check_pool)
 CURRENCY = Kind("currency", tables.currencies, ("code",), ("rate",), _check_currency)

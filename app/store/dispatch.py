@@ -42,12 +42,25 @@ class Stop(msgspec.Struct, gc=False):
     reason: str
 
 
+class Contact(msgspec.Struct, gc=False):
+    """A hand-over that counts against caps (`contact`), or is only remembered for its text."""
+
+    tenant_id: int
+    recipient: int
+    message_id: bytes
+    contact: bool
+    campaign: bytes
+    content: bytes | None
+    organisation_id: int | None
+    organisation_recipient: int | None
+
+
 class Intent(msgspec.Struct, gc=False):
     """What the dispatcher decided about one claimed parcel.
 
     `sends` are (message id, segment mask); `held` are the new parcels that carry the part that waits, with
-    the reason; `decisions` are (pack indexes, trace id, held until or None); `caps` are those of the sends that
-    count against a frequency cap: (tenant, recipient, message id).
+    the reason; `decisions` are (pack indexes, trace id, held until or None); `contacts` are those of the sends that
+    are counted.
     """
 
     parcel: Parcel
@@ -56,7 +69,7 @@ class Intent(msgspec.Struct, gc=False):
     stops: list[Stop]
     held: list[tuple[Parcel, str]]
     decisions: list[tuple[list[int], int, float | None]]
-    caps: list[tuple[int, int, bytes]] = []
+    contacts: list[Contact] = []
 
 
 class Journalled(msgspec.Struct, gc=False):
@@ -185,7 +198,9 @@ async def journal(
         held = _still_members(mine, fenced)
         await insert_parcels(driver, held)
         await _insert_decisions(driver, mine, now)
-        await remember_caps(driver, [one for i in mine for one in i.caps if one[2] in won], now)
+        await remember_contacts(
+            driver, [one for i in mine for one in i.contacts if one.message_id in won], now
+        )
         await write_tallies(driver, _journal_tallies(mine, won), now)
         await _keep_only_sent(driver, mine)
         finished = [PgUUID(i.parcel.id) for i in mine if not i.sends]
@@ -475,16 +490,29 @@ async def intern_traces(driver: asyncpg.Connection, traces: dict[int, list]) -> 
     )
 
 
-async def remember_caps(
-    driver: asyncpg.Connection, rows: Sequence[tuple[int, int, bytes]], now: datetime
-) -> None:
-    """(tenant, recipient, message id) counted against a frequency cap, for the rebuilding of the counters."""
-    if rows:
+async def remember_contacts(driver: asyncpg.Connection, contacts: Sequence[Contact], now: datetime) -> None:
+    """What was counted, for the rebuilding of the counters."""
+    if contacts:
         await driver.copy_records_to_table(
             "cap_events",
-            records=[(t, r, PgUUID(m), now) for t, r, m in rows],
-            columns=["tenant_id", "recipient", "message_id", "at"],
-        )
+            records=[
+                (
+                    c.tenant_id, c.recipient, PgUUID(c.message_id), now, c.contact, c.campaign, c.content,
+                    c.organisation_id, c.organisation_recipient,
+                )
+                for c in contacts
+            ],
+            columns=[
+                "tenant_id", "recipient", "message_id", "at", "contact", "campaign", "content",
+                "organisation_id", "organisation_recipient",
+            ],
+        )  # fmt: skip
+
+
+async def forget_contacts(driver: asyncpg.Connection, before: datetime) -> int:
+    """Drop what no cap looks at any more; gives how many."""
+    done = await driver.execute("DELETE FROM cap_events WHERE at < $1", before)
+    return int(done.rpartition(" ")[2])
 
 
 # Leases

@@ -36,24 +36,30 @@ class Suppression(msgspec.Struct, frozen=True):
 
 
 class Consent(msgspec.Struct, frozen=True):
-    """What is known of a person's consent to one purpose."""
+    """What is known of a person's consent to one purpose and brand ('': all of the tenant's)."""
 
     recipient: bytes
     purpose: str
+    brand: str
     granted: bool
+    kind: str  # express, soft, inquiry
     address: str | None
+    country: str
     at: datetime
+    ends_at: datetime | None
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One line of the ledger: kind is suppressed, released, granted or withdrawn."""
+    """One line of the ledger: kind is suppressed, released, asked, granted or withdrawn; `at` is when it was said."""
 
     id: int
     kind: str
     scope: str
+    brand: str
     evidence: dict[str, Any]
     actor: str
     at: datetime
+    recorded_at: datetime
 
 
 # -- order
@@ -161,20 +167,23 @@ async def release(
 
 _CONSENT = """
 WITH given AS (
-    SELECT DISTINCT ON (recipient, purpose) recipient, purpose, address, evidence, at
-    FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
-         AS g (recipient, purpose, address, evidence, at)
-    ORDER BY recipient, purpose, at DESC
+    SELECT * FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
+                         $8::timestamptz[], $9::text[], $10::text[], $11::boolean[])
+         AS g (recipient, purpose, brand, address, country, at, ends_at, kind, evidence, granted)
 ), logged AS (
-    INSERT INTO rule_events (tenant_id, recipient, kind, scope, evidence, actor, at)
-    SELECT $1::int, recipient, CASE WHEN $7::boolean THEN 'granted' ELSE 'withdrawn' END, purpose,
-           evidence::jsonb || jsonb_build_object('recorded_at', $9::timestamptz), $8::text, at
+    INSERT INTO rule_events (tenant_id, recipient, kind, scope, brand, evidence, actor, at, recorded_at)
+    SELECT $1::int, recipient, CASE WHEN granted THEN 'granted' ELSE 'withdrawn' END, purpose, brand,
+           evidence::jsonb, $12::text, at, $13::timestamptz
     FROM given
+), newest AS (
+    SELECT DISTINCT ON (recipient, purpose, brand) * FROM given
+    ORDER BY recipient, purpose, brand, at DESC, granted
 ), put AS (
-    INSERT INTO consents AS c (tenant_id, recipient, purpose, granted, address, at)
-    SELECT $1::int, recipient, purpose, $7::boolean, address, at FROM given
-    ON CONFLICT (tenant_id, recipient, purpose) DO UPDATE
-        SET granted = excluded.granted, at = excluded.at, address = coalesce(excluded.address, c.address)
+    INSERT INTO consents AS c (tenant_id, recipient, purpose, brand, granted, address, country, at, ends_at, kind)
+    SELECT $1::int, recipient, purpose, brand, granted, address, country, at, ends_at, kind FROM newest
+    ON CONFLICT (tenant_id, recipient, purpose, brand) DO UPDATE
+        SET granted = excluded.granted, at = excluded.at, ends_at = excluded.ends_at, kind = excluded.kind,
+            address = coalesce(excluded.address, c.address), country = excluded.country
         WHERE c.at < excluded.at OR (c.at = excluded.at AND NOT excluded.granted)
     RETURNING 1
 )
@@ -182,28 +191,51 @@ SELECT count(*) FROM put
 """
 
 
+class Said(msgspec.Struct, frozen=True):
+    """A person's word about one purpose and brand ('': all of the tenant's): whose, what, when, until when."""
+
+    recipient: bytes
+    purpose: str
+    brand: str
+    address: str | None
+    country: str
+    at: datetime
+    ends_at: datetime | None
+    kind: str
+    evidence: dict[str, Any]
+    granted: bool
+
+
+def _told(one: Said) -> dict[str, Any]:
+    """What the ledger keeps beside the evidence."""
+    kind = {} if one.kind == "express" else {"kind": one.kind}
+    ends = {} if one.ends_at is None else {"expires_at": one.ends_at.isoformat()}
+    return {**one.evidence, **kind, **ends}
+
+
 async def consent(
-    driver: asyncpg.Connection,
-    tenant_id: int,
-    rows: Sequence[tuple[bytes, str, str | None, dict[str, Any], datetime]],
-    *,
-    granted: bool,
-    actor: str,
-    recorded_at: datetime,
+    driver: asyncpg.Connection, tenant_id: int, words: Sequence[Said], *, actor: str, recorded_at: datetime
 ) -> int:
-    """Rows of (recipient, purpose, address, evidence, when it was said); gives how many took effect.
+    """Put words into the ledger and make them hold; gives how many took effect.
 
     The newest word holds, in whatever order they arrive; of two of the same instant the withdrawal.
     """
     return await driver.fetchval(
         _CONSENT,
         tenant_id,
-        [signed(row[0]) for row in rows],
-        [row[1] for row in rows],
-        [row[2] for row in rows],
-        [_json(row[3]) for row in rows],
-        [row[4] for row in rows],
-        granted,
+        [signed(one.recipient) for one in words],
+        [one.purpose for one in words],
+        [one.brand for one in words],
+        [one.address for one in words],
+        [one.country for one in words],
+        [one.at for one in words],
+        [one.ends_at for one in words],
+        [one.kind for one in words],
+        [
+            _json({**one.evidence, "kind": one.kind} if one.kind != "express" else one.evidence)
+            for one in words
+        ],
+        [one.granted for one in words],
         actor,
         recorded_at,
     )
@@ -214,6 +246,19 @@ def _json(value: dict[str, Any]) -> str:
 
 
 # -- reading
+
+# our own names: no value from outside is ever put into a statement
+_CONSENT_COLUMNS = "recipient, purpose, brand, granted, kind, address, country, at, ends_at"
+
+
+def _consent_of(row: asyncpg.Record) -> Consent:
+    return Consent(
+        unsigned(row["recipient"]),
+        *(
+            row[name]
+            for name in ("purpose", "brand", "granted", "kind", "address", "country", "at", "ends_at")
+        ),
+    )
 
 
 async def suppressed(
@@ -231,18 +276,19 @@ async def suppressed(
     return {(unsigned(row["recipient"]), row["sender"]) for row in found}
 
 
-async def consented(
+async def words_of(
     driver: asyncpg.Connection, tenant_id: int, recipients: Sequence[bytes], purpose: str
-) -> set[bytes]:
-    """Which of these recipients have a consent to that purpose that holds now."""
+) -> dict[tuple[bytes, str], Consent]:
+    """What holds about that purpose, by recipient and brand."""
     found = await driver.fetch(
-        "SELECT recipient FROM consents WHERE tenant_id = $1 AND recipient = ANY($2::bigint[])"
-        " AND purpose = $3 AND granted",
+        f"SELECT {_CONSENT_COLUMNS} FROM consents WHERE tenant_id = $1 AND recipient = ANY($2::bigint[])"  # noqa: S608
+        " AND purpose = $3",
         tenant_id,
         [signed(recipient) for recipient in recipients],
         purpose,
     )
-    return {unsigned(row["recipient"]) for row in found}
+    words = [_consent_of(row) for row in found]
+    return {(one.recipient, one.brand): one for one in words}
 
 
 async def suppressions_page(
@@ -272,21 +318,115 @@ async def consents_page(
     tenant_id: int,
     *,
     recipient: bytes | None = None,
-    after: tuple[bytes, str] | None = None,
+    after: tuple[bytes, str, str] | None = None,
     limit: int = 100,
 ) -> list[Consent]:
-    """A tenant's consents (of one number) in a stable order."""
+    """A tenant's consents (of one number) in a stable order; `after` is (recipient, purpose, brand)."""
     found = await driver.fetch(
-        "SELECT recipient, purpose, granted, address, at FROM consents WHERE tenant_id = $1"
+        f"SELECT {_CONSENT_COLUMNS} FROM consents WHERE tenant_id = $1"  # noqa: S608
         " AND ($2::bigint IS NULL OR recipient = $2)"
-        " AND ($3::bigint IS NULL OR (recipient, purpose) > ($3, $4)) ORDER BY recipient, purpose LIMIT $5",
+        " AND ($3::bigint IS NULL OR (recipient, purpose, brand) > ($3, $4, $5))"
+        " ORDER BY recipient, purpose, brand LIMIT $6",
         tenant_id,
         None if recipient is None else signed(recipient),
         None if after is None else signed(after[0]),
         "" if after is None else after[1],
+        "" if after is None else after[2],
         limit,
     )
-    return [Consent(**{**row, "recipient": unsigned(row["recipient"])}) for row in found]
+    return [_consent_of(row) for row in found]
+
+
+async def ending_page(
+    driver: asyncpg.Connection,
+    tenant_id: int,
+    ages: Sequence[tuple[str, str, int]],
+    before: datetime,
+    *,
+    since: datetime,
+    after: tuple[bytes, str, str] | None = None,
+    limit: int = 100,
+) -> list[tuple[Consent, datetime]]:
+    """Consents to marketing that end between `since` and `before`, each with its end, in a stable order.
+
+    `ages` are (country, kind, seconds) of the laws that let consents lapse.
+    """
+    found = await driver.fetch(
+        f"""
+        SELECT * FROM (
+            SELECT {_CONSENT_COLUMNS}, least(c.ends_at, c.at + a.age_s * interval '1 second') AS ends
+            FROM consents c LEFT JOIN unnest($2::text[], $3::text[], $4::bigint[]) AS a (country, kind, age_s)
+                 USING (country, kind)
+            WHERE c.tenant_id = $1 AND c.granted AND c.purpose = 'marketing'
+        ) c WHERE ends >= $5 AND ends < $6
+          AND ($7::bigint IS NULL OR (recipient, purpose, brand) > ($7, $8, $9))
+        ORDER BY recipient, purpose, brand LIMIT $10
+        """,  # noqa: S608 - our own column names
+        tenant_id,
+        [country for country, _, _ in ages],
+        [kind for _, kind, _ in ages],
+        [age_s for _, _, age_s in ages],
+        since,
+        before,
+        None if after is None else signed(after[0]),
+        "" if after is None else after[1],
+        "" if after is None else after[2],
+        limit,
+    )
+    return [(_consent_of(row), row["ends"]) for row in found]
+
+
+async def words_until(
+    driver: asyncpg.Connection, tenant_id: int, recipient: bytes, purpose: str, brand: str, until: datetime
+) -> list[Event]:
+    """The newest word about that purpose for the brand and for all of the tenant's, said up to then; at most two."""
+    found = await driver.fetch(
+        "SELECT DISTINCT ON (brand) id, kind, scope, brand, evidence, actor, at, recorded_at FROM rule_events"
+        " WHERE tenant_id = $1 AND recipient = $2 AND kind IN ('granted', 'withdrawn') AND scope = $3"
+        " AND brand = ANY($4) AND at <= $5 ORDER BY brand, at DESC, kind DESC, id DESC",
+        tenant_id,
+        signed(recipient),
+        purpose,
+        list({"", brand}),
+        until,
+    )
+    return [Event(**row) for row in found]
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A word of the ledger with the number that it is about; None: known as a hash alone."""
+
+    event: Event
+    address: str | None
+
+
+async def ledger(driver: asyncpg.Connection, tenant_id: int) -> AsyncIterator[list[Line]]:
+    """Every consent and withdrawal of a tenant, oldest first, in pages."""
+    async with driver.transaction(readonly=True):
+        cursor = await driver.cursor(
+            "SELECT e.id, e.kind, e.scope, e.brand, e.evidence, e.actor, e.at, e.recorded_at, c.address"
+            " FROM rule_events e LEFT JOIN consents c ON c.tenant_id = e.tenant_id AND c.recipient = e.recipient"
+            " AND c.purpose = e.scope AND c.brand = e.brand"
+            " WHERE e.tenant_id = $1 AND e.kind IN ('granted', 'withdrawn') ORDER BY e.id",
+            tenant_id,
+        )
+        while rows := await cursor.fetch(COPY_PAGE):
+            yield [Line(Event(*list(row)[:8]), row["address"]) for row in rows]
+
+
+async def stops_until(
+    driver: asyncpg.Connection, tenant_id: int, recipient: bytes, until: datetime
+) -> list[Event]:
+    """The suppressions of that number that stood at that moment, by the events that made them."""
+    found = await driver.fetch(
+        "SELECT * FROM (SELECT DISTINCT ON (scope) id, kind, scope, brand, evidence, actor, at, recorded_at"
+        " FROM rule_events WHERE tenant_id = $1 AND recipient = $2 AND kind IN ('suppressed', 'released')"
+        " AND at <= $3 ORDER BY scope, at DESC, id DESC) e WHERE kind = 'suppressed'",
+        tenant_id,
+        signed(recipient),
+        until,
+    )
+    return [Event(**row) for row in found]
 
 
 async def events_of(
@@ -294,8 +434,8 @@ async def events_of(
 ) -> list[Event]:
     """What happened to one number, newest first."""
     found = await driver.fetch(
-        "SELECT id, kind, scope, evidence, actor, at FROM rule_events WHERE tenant_id = $1 AND recipient = $2"
-        " ORDER BY id DESC LIMIT $3",
+        "SELECT id, kind, scope, brand, evidence, actor, at, recorded_at FROM rule_events"
+        " WHERE tenant_id = $1 AND recipient = $2 ORDER BY id DESC LIMIT $3",
         tenant_id,
         signed(recipient),
         limit,
@@ -330,36 +470,56 @@ async def suppressions_to_copy(
 
 
 async def consents_to_copy(
-    driver: asyncpg.Connection, after: tuple[int, bytes] | None
-) -> list[tuple[int, bytes]]:
-    """The next (tenant, recipient) of all tenants with a marketing consent that holds."""
+    driver: asyncpg.Connection, after: tuple[int, bytes, str] | None
+) -> list[tuple[int, Consent]]:
+    """The next (tenant, what a person said about marketing) of all tenants."""
     found = await driver.fetch(
-        "SELECT tenant_id, recipient FROM consents"
-        " WHERE purpose = $3 AND granted AND ($1::int IS NULL OR (tenant_id, recipient) > ($1, $2::bigint))"
-        " ORDER BY tenant_id, recipient LIMIT $4",
+        f"SELECT tenant_id, {_CONSENT_COLUMNS} FROM consents WHERE purpose = $4"  # noqa: S608
+        " AND ($1::int IS NULL OR (tenant_id, recipient, brand) > ($1, $2::bigint, $3::text))"
+        " ORDER BY tenant_id, recipient, brand LIMIT $5",
         None if after is None else after[0],
         None if after is None else signed(after[1]),
+        None if after is None else after[2],
         MARKETING,
         COPY_PAGE,
     )
-    return [(row["tenant_id"], unsigned(row["recipient"])) for row in found]
+    return [(row["tenant_id"], _consent_of(row)) for row in found]
 
 
-async def caps_to_copy(
-    driver: asyncpg.Connection, since: datetime
-) -> AsyncIterator[list[tuple[int, bytes, bytes, int]]]:
-    """(tenant, recipient, message id, at in ms) of every text that counts against a cap, in pages."""
+class CountedText(msgspec.Struct, frozen=True):
+    """A text that counts against caps, as PostgreSQL keeps it."""
+
+    tenant_id: int
+    recipient: bytes
+    message_id: bytes
+    at_ms: int
+    contact: bool
+    campaign: bytes | None
+    content: bytes | None
+    organisation_id: int | None
+    organisation_recipient: bytes | None
+
+
+async def contacts_to_copy(driver: asyncpg.Connection, since: datetime) -> AsyncIterator[list[CountedText]]:
+    """Every text that counts, oldest first, in pages."""
     async with driver.transaction(readonly=True):
         cursor = await driver.cursor(
-            "SELECT tenant_id, recipient, message_id, at FROM cap_events WHERE at > $1", since
+            "SELECT tenant_id, recipient, message_id, at, contact, campaign, content, organisation_id,"
+            " organisation_recipient FROM cap_events WHERE at > $1 ORDER BY at",
+            since,
         )
         while rows := await cursor.fetch(COPY_PAGE):
             yield [
-                (
+                CountedText(
                     r["tenant_id"],
                     unsigned(r["recipient"]),
                     r["message_id"].bytes,
                     int(r["at"].timestamp() * 1000),
+                    r["contact"],
+                    r["campaign"],
+                    r["content"],
+                    r["organisation_id"],
+                    None if r["organisation_id"] is None else unsigned(r["organisation_recipient"]),
                 )
                 for r in rows
             ]

@@ -153,6 +153,7 @@ senders = Table(
     Column("rate", Integer),
     Column("version", Integer, nullable=False, server_default=text("1")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("brand", Text, nullable=False, server_default=text("''")),
 )
 
 config_version = Table(
@@ -461,6 +462,10 @@ consents = Table(
     Column("granted", Boolean, nullable=False),
     Column("address", Text),
     Column("at", DateTime(timezone=True), nullable=False),
+    Column("brand", Text, primary_key=True, server_default=text("''")),
+    Column("kind", Text, nullable=False, server_default=text("'express'")),
+    Column("ends_at", DateTime(timezone=True)),
+    Column("country", Text, nullable=False, server_default=text("''")),
 )
 
 rule_events = Table(
@@ -474,6 +479,8 @@ rule_events = Table(
     Column("evidence", JSONB, nullable=False, server_default=text("'{}'")),
     Column("actor", Text, nullable=False),
     Column("at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("brand", Text, nullable=False, server_default=text("''")),
+    Column("recorded_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )
 
 cap_events = Table(
@@ -483,6 +490,11 @@ cap_events = Table(
     Column("recipient", BigInteger, nullable=False),
     Column("message_id", Uuid, nullable=False),
     Column("at", DateTime(timezone=True), nullable=False),
+    Column("contact", Boolean, nullable=False, server_default=text("true")),
+    Column("campaign", LargeBinary),
+    Column("content", LargeBinary),
+    Column("organisation_id", Integer),
+    Column("organisation_recipient", BigInteger),
 )
 
 parked_inbound = Table(
@@ -509,6 +521,7 @@ inbound = Table(
     Column("doubtful", Boolean, nullable=False, server_default=text("false")),
     Column("gateway_message_id", Text, nullable=False, server_default=text("''")),
     Column("at", DateTime(timezone=True), nullable=False),
+    Column("reply", Text),
 )
 
 webhook_endpoints = Table(
@@ -543,4 +556,102 @@ webhook_deliveries = Table(
     Column("last_error", Text),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("delivered_at", DateTime(timezone=True)),
+)
+
+consent_requests = Table(
+    "consent_requests",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("recipient", BigInteger, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("brand", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("evidence", JSONB, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("message_id", Uuid),
+    Column("asked_at", DateTime(timezone=True), nullable=False),
+    Column("until", DateTime(timezone=True), nullable=False),
+    Column("answered_at", DateTime(timezone=True)),
+)
+
+registries = Table(
+    "registries",
+    metadata,
+    Column("tenant_id", Integer, primary_key=True),
+    Column("country", Text, primary_key=True),
+    Column("format", Text, nullable=False),
+    Column("generation", Integer, nullable=False, server_default=text("0")),
+    Column("entries", BigInteger, nullable=False, server_default=text("0")),
+    Column("as_of", DateTime(timezone=True)),
+    Column("valid_until", DateTime(timezone=True)),
+    Column("imported_at", DateTime(timezone=True)),
+)
+
+registry_entries = Table(
+    "registry_entries",
+    metadata,
+    Column("tenant_id", Integer, primary_key=True),
+    Column("country", Text, primary_key=True),
+    Column("recipient", BigInteger, primary_key=True),
+    Column("generation", Integer, nullable=False),
+)
+
+organisations = Table(
+    "organisations",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("hash_key", LargeBinary, nullable=False),
+    Column("budget", JSONB),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+keywords = Table(
+    "keywords",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("keyword", Text, nullable=False),
+    Column("reply", Text, nullable=False),
+    Column("survey_id", Uuid),
+    Column("option", Text),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+surveys = Table(
+    "surveys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("question", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("ends_at", DateTime(timezone=True)),
+)
+
+survey_answers = Table(
+    "survey_answers",
+    metadata,
+    Column("survey_id", Uuid, primary_key=True),
+    Column("recipient", BigInteger, primary_key=True),
+    Column("option", Text, nullable=False),
+    Column("inbound_id", Uuid, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Integer, nullable=False),
+    Column("recipient", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("asked_at", DateTime(timezone=True), nullable=False),
+    Column("done_at", DateTime(timezone=True)),
+    Column("counts", JSONB, nullable=False, server_default=text("'{}'")),
 )

@@ -16,7 +16,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.store import audit, keys, tables
+from app.store import audit, config, keys, tables
 from app.store.audit import By
 
 
@@ -82,6 +82,7 @@ async def change(
         return old
     changed = update(table).where(table.c.id == tenant_id).values(name=wanted, settings=fresh)
     await connection.execute(changed)
+    await config.begin(connection)  # dispatchers decide by the settings
     await audit.record(
         connection,
         by,

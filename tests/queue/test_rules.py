@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from app.queue import rules
 from app.queue.connection import EpochLost, Queue
-from app.queue.rules import Question
+from app.queue.rules import CAPPED, EXPRESS, INQUIRY, SOFT, WITHDRAWN, Budget, Cap, Question
 
 ANN, BOB, CAT = (bytes([n] * 8) for n in (1, 2, 3))
 
@@ -25,15 +26,26 @@ async def queue(redis_url: str) -> AsyncIterator[Queue]:
     await queue.close()
 
 
-def ask(*people: bytes, sender: str = "s", tenant: int = 1, consent: bool = False, cap: int = 0, tokens=()):
+WINDOW_MS = 60_000
+
+
+def ask(
+    *people: bytes, sender: str = "s", tenant: int = 1, consent: bool = False, cap: int = 0, tokens=(), **of
+):
+    if cap:
+        of = {"keep_ms": WINDOW_MS, "caps": (Cap(CAPPED, cap, WINDOW_MS),), **of}
     return Question(
-        tenant, sender, people, need_consent=consent, cap_max=cap, cap_window_ms=60_000,
-        cap_tokens=tokens or None,
+        tenant_id=tenant, sender=sender, recipients=people, need_consent=consent, tokens=[token(t) for t in tokens],
+        **of,
     )  # fmt: skip
 
 
+def token(name: bytes) -> bytes:
+    return name.rjust(16, b".")
+
+
 async def verdicts(queue: Queue, *questions: Question) -> list[str]:
-    return await rules.check(queue, questions)
+    return [answer.letters for answer in await rules.check(queue, questions)]
 
 
 async def test_a_copy_that_is_not_whole_answers_nothing(queue: Queue) -> None:
@@ -52,14 +64,14 @@ async def test_suppression_of_all_senders_and_of_one(queue: Queue) -> None:
 
 
 async def test_consent_is_asked_only_where_it_is_needed(queue: Queue) -> None:
-    await rules.grant(queue, 1, [ANN])
+    await rules.set_consents(queue, 1, {ANN: rules.word(EXPRESS, time.time(), None)})
     assert await verdicts(queue, ask(ANN, BOB, consent=True), ask(ANN, BOB)) == [".n", ".."]
-    await rules.withdraw(queue, 1, [ANN])
+    await rules.set_consents(queue, 1, {ANN: rules.word(WITHDRAWN, time.time(), None)})
     assert await verdicts(queue, ask(ANN, consent=True)) == ["n"]
 
 
 async def test_a_suppression_outweighs_a_consent(queue: Queue) -> None:
-    await rules.grant(queue, 1, [ANN])
+    await rules.set_consents(queue, 1, {ANN: rules.word(EXPRESS, time.time(), None)})
     await rules.suppress(queue, 1, [rules.member(ANN, "")])
     assert await verdicts(queue, ask(ANN, consent=True)) == ["s"]
 
@@ -68,7 +80,7 @@ async def test_the_same_text_counts_once_and_can_be_given_back(queue: Queue) -> 
     assert await verdicts(queue, ask(ANN, cap=1, tokens=[b"m1"])) == ["."]
     assert await verdicts(queue, ask(ANN, cap=1, tokens=[b"m1"])) == ["."], "its second attempt"
     assert await verdicts(queue, ask(ANN, cap=1, tokens=[b"m2"])) == ["c"]
-    await rules.uncap(queue, 1, [(ANN, b"m1")])
+    await rules.uncount(queue, 1, [(ANN, token(b"m1"))])
     assert await verdicts(queue, ask(ANN, cap=1, tokens=[b"m2"])) == ["."]
 
 
@@ -84,6 +96,145 @@ async def test_many_at_once_never_pass_the_cap(queue: Queue) -> None:
 
 async def test_a_rebuilt_history_counts(queue: Queue) -> None:
     now_ms = int((await queue.client.time())[0]) * 1000
-    await rules.remember_caps(queue, [(1, ANN, b"m1", now_ms), (1, ANN, b"m0", now_ms - 61_000)], 60_000)
+    contacts = [
+        rules.tenants_contact(1, ANN, token(b"m0"), now_ms - 61_000),
+        rules.tenants_contact(1, ANN, token(b"m1"), now_ms),
+    ]
+    await rules.remember_contacts(queue, [*contacts, contacts[-1]], WINDOW_MS)
     assert await verdicts(queue, ask(ANN, cap=2, tokens=[b"m2"])) == ["."]
     assert await verdicts(queue, ask(ANN, cap=2, tokens=[b"m3"])) == ["c"]
+
+
+async def test_the_answer_says_when_a_limit_is_free(queue: Queue) -> None:
+    before = time.time()
+    await verdicts(queue, ask(ANN, ANN, cap=2, tokens=[b"1", b"2"]))
+    [answer] = await rules.check(queue, [ask(BOB, ANN, cap=2, tokens=[b"3", b"4"])])
+    assert answer.letters == ".c"
+    assert set(answer.free_at_s) == {1}
+    assert before + 55 < answer.free_at_s[1] < time.time() + 65
+
+
+async def test_to_ask_only_counts_nobody(queue: Queue) -> None:
+    for _ in range(3):
+        assert await verdicts(queue, ask(ANN, cap=1, tokens=[b"1"], only_ask=True)) == ["."]
+    assert await verdicts(queue, ask(ANN, cap=1, tokens=[b"2"])) == ["."]
+    assert await verdicts(queue, ask(ANN, cap=1, tokens=[b"3"], only_ask=True)) == ["c"]
+
+
+async def test_a_registered_number_gets_no_marketing_of_that_country(queue: Queue) -> None:
+    await rules.enlist(queue, 1, "US", [ANN])
+    assert await verdicts(queue, ask(ANN, BOB, registry="US"), ask(ANN, registry="VN"), ask(ANN)) == [
+        "d.",
+        ".",
+        ".",
+    ]
+    assert await verdicts(queue, ask(ANN, tenant=1, registry="US", consent=True)) == ["d"]
+    await rules.delist(queue, 1, "US", [ANN])
+    assert await verdicts(queue, ask(ANN, registry="US")) == ["."]
+
+
+async def test_a_brands_stop_holds_for_its_senders_only(queue: Queue) -> None:
+    await rules.suppress(queue, 1, [rules.member(ANN, "brand\tshoes")])
+    asked = [ask(ANN, BOB, brand="brand\tshoes"), ask(ANN, brand="brand\thats"), ask(ANN)]
+    assert await verdicts(queue, *asked) == ["s.", ".", "."]
+
+
+async def test_a_consent_lapses_by_its_kind_and_age_and_by_its_own_end(queue: Queue) -> None:
+    now = time.time()
+    words = {
+        ANN: rules.word(EXPRESS, now - 100, None),
+        BOB: rules.word(SOFT, now - 100, None),
+        CAT: rules.word(INQUIRY, now - 100, None),
+        bytes(8): rules.word(EXPRESS, now - 100, now - 1),
+    }
+    await rules.set_consents(queue, 1, words)
+
+    async def of(*ages: int) -> str:
+        [letters] = await verdicts(queue, ask(*words, consent=True, ages=ages))
+        return letters
+
+    assert await of(0, -1, -1) == ".nnx"
+    assert await of(90, 0, 90) == "x.xx"
+    assert await of(110, 110, 110) == "...x"
+
+
+async def test_of_the_tenants_and_the_brands_consent_the_newer_word_holds(queue: Queue) -> None:
+    now, shoes = time.time(), "brand\tshoes"
+
+    async def with_words(everything: tuple[str, float] | None, brand: tuple[str, float] | None) -> str:
+        await rules.forget_consents(queue, 1, [ANN, ANN + shoes.encode()])
+        given = {ANN: everything, ANN + shoes.encode(): brand}
+        fields = {
+            who: rules.word(kind, now - ago, None)
+            for who, word in given.items()
+            if word
+            for kind, ago in [word]
+        }
+        if fields:
+            await rules.set_consents(queue, 1, fields)
+        [letters] = await verdicts(queue, ask(ANN, consent=True, brand=shoes))
+        return letters
+
+    assert await with_words(None, None) == "n"
+    assert await with_words((EXPRESS, 10), None) == "."
+    assert await with_words(None, (EXPRESS, 10)) == "."
+    assert await with_words((WITHDRAWN, 5), (EXPRESS, 10)) == "n"
+    assert await with_words((WITHDRAWN, 10), (EXPRESS, 5)) == "."
+    assert await with_words((EXPRESS, 10), (WITHDRAWN, 5)) == "n"
+    assert await with_words((WITHDRAWN, 5), (EXPRESS, 5)) == "n"
+    assert await with_words((EXPRESS, 5), (WITHDRAWN, 5)) == "n"
+
+
+async def test_a_campaigns_cap_counts_its_own_contacts(queue: Queue) -> None:
+    caps = (Cap("t", 3, WINDOW_MS), Cap("g", 1, WINDOW_MS, True))
+
+    async def send(name: bytes, campaign: bytes) -> str:
+        asked = ask(ANN, tokens=[name], keep_ms=WINDOW_MS, caps=caps, campaign=campaign)
+        return (await verdicts(queue, asked))[0]
+
+    assert await send(b"1", b"aaaa") == "."
+    assert await send(b"2", b"aaaa") == "g"
+    assert await send(b"3", b"bbbb") == "."
+    assert await send(b"4", b"cccc") == "."
+    assert await send(b"5", b"dddd") == "t"
+
+
+async def test_the_same_text_is_found_again_within_its_time(queue: Queue) -> None:
+    async def send(name: bytes, content: bytes, *, contact: bool = False, cap: int = 0) -> str:
+        caps = (Cap("c", cap, WINDOW_MS),) if cap else ()
+        asked = ask(
+            ANN, tokens=[name], keep_ms=WINDOW_MS, caps=caps, duplicate_ms=5_000, contents=[content],
+            contact=contact,
+        )  # fmt: skip
+        return (await verdicts(queue, asked))[0]
+
+    assert await send(b"1", b"hello") == "."
+    assert await send(b"1", b"hello") == ".", "its own second attempt"
+    assert await send(b"2", b"hello") == "r"
+    assert await send(b"3", b"other") == "."
+    assert await send(b"4", b"third", contact=True, cap=1) == ".", "what is no contact doesn't count"
+    assert await send(b"5", b"forth", contact=True, cap=1) == "c"
+
+
+async def test_departments_share_a_budget_and_get_back_what_another_one_used_up(queue: Queue) -> None:
+    await rules.mark_whole(queue, [1, 2], [7])
+    shared = b"sharedha"
+
+    def budget(most: int) -> Budget:
+        return Budget(7, [shared], most, WINDOW_MS)
+
+    def one(tenant: int, name: bytes, most: int = 2) -> Question:
+        return ask(ANN, tenant=tenant, cap=1 if tenant == 1 else 9, tokens=[name], budget=budget(most))
+
+    assert await verdicts(queue, one(2, b"1"), one(2, b"2")) == [".", "."]
+    [answer] = await rules.check(queue, [one(1, b"3")])
+    assert (answer.letters, set(answer.free_at_s)) == ("o", {0})
+    assert await verdicts(queue, one(1, b"4", most=3)) == ["."], "its own cap was given back"
+    await rules.uncount_budget(queue, 7, [(shared, token(b"4")), (shared, token(b"2"))])
+    assert await verdicts(queue, one(2, b"5")) == ["."]
+
+
+async def test_a_budget_of_an_organisation_that_is_not_in_the_copy_is_no_yes(queue: Queue) -> None:
+    budget = Budget(8, [ANN], 1, WINDOW_MS)
+    with pytest.raises(EpochLost):
+        await verdicts(queue, ask(ANN, cap=1, tokens=[b"1"], budget=budget))

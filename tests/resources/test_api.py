@@ -75,8 +75,8 @@ async def queue(database: Database, redis_url: str) -> AsyncIterator[Queue]:
     queue = Queue(redis_url)
     async with database.driver() as driver:
         queue.attach(await epochs.start(driver, await queue.run_id()))
-        await rules.load_copy(driver, queue)
         await queue.load()
+        await rules.load_copy(driver, queue)
         await epochs.finish(driver, queue.epoch)
     yield queue
     await queue.close()
@@ -106,8 +106,10 @@ async def other(api: Client) -> Client:
 
 
 async def verdict(queue: Queue, key: bytes, tenant_id: int, e164: str, *, marketing: bool = False) -> str:
-    asked = fast.Question(tenant_id, "S", [hash_of(key, e164)], need_consent=marketing)
-    return (await fast.check(queue, [asked]))[0]
+    asked = fast.Question(
+        tenant_id=tenant_id, sender="S", recipients=[hash_of(key, e164)], need_consent=marketing
+    )
+    return (await fast.check(queue, [asked]))[0].letters
 
 
 async def hash_key(database: Database, tenant_id: int) -> bytes:

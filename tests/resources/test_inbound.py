@@ -48,8 +48,8 @@ async def queue(database: Database, redis_url: str):
     queue = Queue(redis_url)
     async with database.driver() as driver:
         queue.attach(await epochs.start(driver, await queue.run_id()))
-        await rules.load_copy(driver, queue)
         await queue.load()
+        await rules.load_copy(driver, queue)
         await epochs.finish(driver, queue.epoch)
     yield queue
     await queue.close()
@@ -82,8 +82,10 @@ async def send(
 
 
 async def held(queue: Queue, owner: Owner, e164: str = ANN, sender: str = LINE) -> bool:
-    asked = fast.Question(owner.tenant_id, sender, [hash_of(owner.hash_key, e164)], need_consent=False)
-    return await fast.check(queue, [asked]) == [fast.SUPPRESSED]
+    asked = fast.Question(
+        tenant_id=owner.tenant_id, sender=sender, recipients=[hash_of(owner.hash_key, e164)]
+    )
+    return (await fast.check(queue, [asked]))[0].letters == fast.SUPPRESSED
 
 
 async def fetch(database: Database, query: str) -> list[dict[str, object]]:

@@ -49,8 +49,8 @@ async def build(database: Database, queue: Queue) -> None:
     async with database.driver() as driver:
         epoch = await epochs.start(driver, await queue.run_id())
         queue.attach(epoch)
-        await rules.load_copy(driver, queue)
         await queue.load()
+        await rules.load_copy(driver, queue)
         assert await epochs.finish(driver, epoch)
 
 
@@ -61,9 +61,10 @@ async def verdict(
     queue: Queue, owner: Owner, e164: str, sender: str = "S", *, marketing: bool = False
 ) -> str:
     recipient = hash_of(owner.hash_key, e164)
-    return (
-        await fast.check(queue, [fast.Question(owner.tenant_id, sender, [recipient], need_consent=marketing)])
-    )[0]
+    asked = fast.Question(
+        tenant_id=owner.tenant_id, sender=sender, recipients=[recipient], need_consent=marketing
+    )
+    return (await fast.check(queue, [asked]))[0].letters
 
 
 async def ready(database: Database) -> bool:
@@ -173,7 +174,8 @@ async def test_a_new_epoch_has_everything(database: Database, queue: Queue, monk
     await rules.withdraw(database, queue, TWO, [Word(n) for n in numbers[90:]], **KEY)
     async with database.driver() as driver:
         await driver.executemany(
-            "INSERT INTO cap_events VALUES (1, $1, gen_random_uuid(), now() - $2::int * interval '1 hour')",
+            "INSERT INTO cap_events (tenant_id, recipient, message_id, at)"
+            " VALUES (1, $1, gen_random_uuid(), now() - $2::int * interval '1 hour')",
             [(int.from_bytes(hash_of(ONE.hash_key, BOB), "big", signed=True), hours) for hours in (1, 2, 30)],
         )
     await queue.client.flushdb()
@@ -189,11 +191,16 @@ async def test_a_new_epoch_has_everything(database: Database, queue: Queue, monk
     recipient = hash_of(ONE.hash_key, BOB)
     asked = [
         fast.Question(
-            1, "S", [recipient], need_consent=False, cap_max=n, cap_window_ms=86_400_000, cap_tokens=[b"x"]
+            tenant_id=1,
+            sender="S",
+            recipients=[recipient],
+            keep_ms=86_400_000,
+            caps=(fast.Cap(fast.CAPPED, n, 86_400_000),),
+            tokens=[b"12345678"],
         )
         for n in (2, 3)
     ]
-    assert await fast.check(queue, asked) == [fast.CAPPED, fast.PASS]
+    assert [one.letters for one in await fast.check(queue, asked)] == [fast.CAPPED, fast.PASS]
 
 
 async def test_changes_while_an_epoch_is_built_are_in_it(

@@ -1,48 +1,87 @@
 """/v1/consents: who may be sent marketing, and what stands behind it.
 
-Guarantees: a withdrawal holds when its request is answered; the newest word about a purpose holds, in whatever
-order they are told; every word stays in the ledger with its evidence.
+Guarantees: a withdrawal holds when its request is answered; the newest word about a purpose and brand holds, in
+whatever order they are told; every word stays in the ledger with its evidence; a consent that is `pending` becomes
+one only by a YES from that number to that sender, in time.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel, Field
 
-from app import rules
+from app import notices, rules
 from app.api import limits
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
-from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Strict, Text, after, e164, place
+from app.api.resources import exports
+from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Strict, Text, after, changing, e164, place
 from app.api.resources.imports import FILE, Intake, Taken, router_of_files, take_file
-from app.api.resources.suppressions import owner_of, storable
+from app.api.resources.suppressions import Event, owner_of, storable
+from app.domain import ids
+from app.domain.phone import parse
 from app.domain.recipient import hash_of
+from app.domain.text import TextError
+from app.queue import lanes
+from app.queue.connection import EpochLost, Unavailable
+from app.store import config, consent_requests, reference, tenants
 from app.store import rules as book
+from app.store.intake import accept
 
 router = APIRouter(tags=["consents"], route_class=IdempotentRoute, responses=PROBLEMS)
 files = router_of_files("consents")
 Ruler = Annotated[Caller, Depends(require("rules"))]
-COLUMNS = ("purpose", "source", "at")
+EVIDENCE = ("text_shown", "form", "url", "ip")  # what a consent usually rests on: columns of a file, too
+COLUMNS = ("status", "purpose", "brand", "kind", "source", "at", "expires_at", "evidence", *EVIDENCE)
 PURPOSE = r"^[a-z][a-z0-9_\-]{0,63}$"
+BRAND = r"^[a-z0-9][a-z0-9_.\-]{0,63}$"
 FUTURE_LEEWAY_S = 60.0
+MAX_ASKED_S = 7 * 86_400
+ASK_VALID_S = 3_600.0  # a question that is late is not asked
 Status = Literal["granted", "withdrawn"]
+Kind = Literal["express", "soft", "inquiry"]
+Purpose = Annotated[str, Field(pattern=PURPOSE)]
+Brand = Annotated[str, Field(pattern=BRAND)]
+
+
+class Confirm(Strict):
+    """The question of a double opt-in: sent to the number at once; YES from there to `sender` confirms.
+
+    Without `text` it is asked in the country's language, as far as there is one. The answer counts for `within_s`.
+    """
+
+    sender: Annotated[Text, Field(max_length=20)]
+    text: Annotated[Text, Field(min_length=1, max_length=1_000)] | None = None
+    within_s: Annotated[int, Field(ge=60, le=MAX_ASKED_S)] = 86_400
 
 
 class NewConsent(Strict):
-    """A person's word. `purpose` `marketing` is what marketing texts need; `at` is when it was said."""
+    """A person's word. `purpose` `marketing` is what marketing texts need; `at` is when it was said.
+
+    `brand` null: about all of the tenant's texts. `kind`: `soft` is an earlier sale of the like, `inquiry` a question
+    asked; they do only where the country's rules say so. `pending` needs `confirm`, and holds only once confirmed.
+    """
 
     to: Number
-    status: Status = "granted"
-    purpose: Annotated[str, Field(pattern=PURPOSE)] = book.MARKETING
+    status: Literal["granted", "withdrawn", "pending"] = "granted"
+    purpose: Purpose = book.MARKETING
+    brand: Brand | None = None
+    kind: Kind = "express"
     source: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     evidence: dict[str, Any] = Field(default_factory=dict)
     at: AwareDatetime | None = None
+    expires_at: AwareDatetime | None = None
+    confirm: Confirm | None = None
 
 
 class Bulk(Strict):
@@ -51,22 +90,37 @@ class Bulk(Strict):
     consents: Annotated[list[NewConsent], Field(min_length=1, max_length=rules.MAX_BULK)]
 
 
+_Word = Annotated[str, msgspec.Meta(max_length=2_000)]
+
+
 class Row(msgspec.Struct, forbid_unknown_fields=True):
-    """One row of a file."""
+    """One row of a file. `evidence` is an object (in a CSV: JSON)."""
 
     to: Annotated[str, msgspec.Meta(max_length=64)]
+    status: Status = "granted"
     purpose: Annotated[str, msgspec.Meta(pattern=PURPOSE)] = book.MARKETING
+    brand: Annotated[str, msgspec.Meta(pattern=BRAND)] | None = None
+    kind: Kind = "express"
     source: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] = "import"
     at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    expires_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    evidence: dict[str, Any] | str | None = None
+    text_shown: _Word | None = None
+    form: _Word | None = None
+    url: _Word | None = None
+    ip: _Word | None = None
 
 
 class Consent(BaseModel):
-    """What holds for one purpose. `to` null: kept as a hash alone."""
+    """What holds for one purpose and brand. `to` null: kept as a hash alone. `pending` until it is confirmed."""
 
     to: str | None
     purpose: str
-    status: Status
+    brand: str | None
+    status: Literal["granted", "withdrawn", "pending"]
+    kind: Kind
     at: datetime
+    expires_at: datetime | None
 
 
 class ConsentPage(BaseModel):
@@ -74,6 +128,26 @@ class ConsentPage(BaseModel):
 
     data: list[Consent]
     next: str | None
+
+
+class Held(BaseModel):
+    """Whether a consent was held at a moment, and by which event.
+
+    `reason`: `granted`, `withdrawn`, `expired`, `not_accepted` (of a kind that the country doesn't take) or `none`.
+    `recorded_by_then`: the event was told to Volley before that moment. `suppressed`: the stops that stood then.
+    """
+
+    to: str
+    purpose: str
+    brand: str | None
+    at: datetime
+    held: bool
+    reason: Literal["granted", "withdrawn", "expired", "not_accepted", "none"]
+    event: Event | None
+    expires_at: datetime | None
+    recorded_by_then: bool | None
+    rule: str
+    suppressed: list[Event]
 
 
 Told = tuple[bool, rules.Word]
@@ -84,11 +158,29 @@ def _told(one: NewConsent | Row, now_s: float) -> Told:
     at_s = None if one.at is None else one.at.astimezone(UTC).timestamp()
     if at_s is not None and (at_s > now_s + FUTURE_LEEWAY_S or at_s < 0):
         raise field_problem("/at", "invalid_time", "a consent was given in the past")
-    evidence = storable(one.evidence) if isinstance(one, NewConsent) else {}
-    if one.source is not None:
-        evidence = {"source": one.source, **evidence}
-    granted = not isinstance(one, NewConsent) or one.status == "granted"
-    return granted, rules.Word(e164(one.to), one.purpose, evidence, at_s)
+    if one.status == "pending":
+        raise field_problem("/status", "invalid_value", "a pending consent is recorded one by one")
+    if isinstance(one, NewConsent) and one.confirm is not None:
+        raise field_problem("/confirm", "invalid_value", "only a pending consent is confirmed")
+    ends_s = None if one.expires_at is None else one.expires_at.astimezone(UTC).timestamp()
+    if ends_s is not None and not (at_s or 0) < ends_s < 2**32:
+        raise field_problem("/expires_at", "invalid_time", "it ends after it was given, and before 2106")
+    return one.status == "granted", rules.Word(
+        e164(one.to), one.purpose, _evidence(one), at_s, one.brand or "", one.kind, ends_s
+    )
+
+
+def _evidence(one: NewConsent | Row) -> dict[str, Any]:
+    evidence = one.evidence
+    if isinstance(evidence, str):
+        try:
+            evidence = msgspec.json.decode(evidence, type=dict[str, Any])
+        except ValueError:
+            raise field_problem("/evidence", "wrong_type", "no JSON object") from None
+    found = dict(evidence or {})
+    if isinstance(one, Row):
+        found |= {name: getattr(one, name) for name in EVIDENCE if getattr(one, name) is not None}
+    return storable(found if one.source is None else {"source": one.source, **found})
 
 
 async def _take(request: Request, caller: Caller, told: list[Told]) -> int:
@@ -120,10 +212,32 @@ def _intake(request: Request, caller: Caller) -> Intake[NewConsent | Row, Told]:
 
 def _view(one: book.Consent) -> Consent:
     status: Status = "granted" if one.granted else "withdrawn"
-    return Consent(to=one.address, purpose=one.purpose, status=status, at=one.at)
+    return Consent(
+        to=one.address,
+        purpose=one.purpose,
+        brand=one.brand or None,
+        status=status,
+        kind=one.kind,  # type: ignore[arg-type]  # as the table has it
+        at=one.at,
+        expires_at=_ends(one) if one.granted else one.ends_at,
+    )
+
+
+def _ends(one: book.Consent) -> datetime | None:
+    """When it lapses: by its own terms or the country's law, whichever is first."""
+    law_s = _age_s(one.country, one.kind)
+    by_law = one.at + timedelta(seconds=law_s) if law_s > 0 else None
+    return min((end for end in (one.ends_at, by_law) if end is not None), default=None)
+
+
+def _age_s(country: str, kind: str) -> int:
+    """How old a consent of that kind may be there; 0: any age; -1: it does not do."""
+    ages = notices.language().packs.consent(country).ages
+    return ages[("express", "soft", "inquiry").index(kind)]
 
 
 async def _of_number(request: Request, caller: Caller, number: str) -> list[Consent]:
+    await asyncio.to_thread(notices.language)
     async with context_of(request).database.driver() as driver:
         page = await book.consents_page(
             driver, caller.tenant_id, recipient=hash_of(caller.hash_key, number), limit=limits.MAX_PAGE
@@ -133,10 +247,63 @@ async def _of_number(request: Request, caller: Caller, number: str) -> list[Cons
 
 @router.post("/v1/consents", summary="Record a consent or its withdrawal", status_code=201)
 async def create_consent(body: NewConsent, request: Request, caller: Ruler) -> Consent:
-    """Record what a person said; the answer is what holds then: a newer word outweighs this one."""
+    """Record what a person said; the answer is what holds then: a newer word outweighs this one.
+
+    With `pending` the person is asked to confirm by a text, sent now as transactional.
+    """
+    if body.status == "pending":
+        return await _ask(body, request, caller)
     told = _told(body, context_of(request).clock())
     await _take(request, caller, [told])
-    return next(one for one in await _of_number(request, caller, told[1].e164) if one.purpose == body.purpose)
+    return await _one(request, caller, told[1].e164, body.purpose, body.brand)
+
+
+async def _one(request: Request, caller: Caller, number: str, purpose: str, brand: str | None) -> Consent:
+    found = await _of_number(request, caller, number)
+    return next(one for one in found if (one.purpose, one.brand) == (purpose, brand))
+
+
+async def _ask(body: NewConsent, request: Request, caller: Caller) -> Consent:
+    """The question of a double opt-in: the ledger, the open question and the text in one transaction."""
+    context = context_of(request)
+    now_s = context.clock()
+    if body.confirm is None or body.at is not None or body.expires_at is not None or body.kind != "express":
+        detail = "a pending consent is express, has `confirm`, and neither `at` nor `expires_at`"
+        raise field_problem("/confirm", "required", detail)
+    number = parse(e164(body.to))
+    with changing():
+        sender = config.address(body.confirm.sender)
+    words = await asyncio.to_thread(notices.language)
+    async with context.database.connect() as connection:
+        tenant = await tenants.read(connection, caller.tenant_id)
+    assert tenant is not None
+    writer = notices.Writer(tenant.id, tenant.name, tenant.hash_key, tenant.settings)
+    spoken = words.packs.pack(number.country).data.languages
+    text = body.confirm.text or notices.text(words, writer, "question", sender, spoken)
+    request_id, now = ids.new_id(now_s), datetime.fromtimestamp(now_s, UTC)
+    until = now + timedelta(seconds=body.confirm.within_s)
+    async with context.database.driver() as driver, driver.transaction():
+        try:
+            draft = notices.draft(
+                await reference.region_prefixes(driver), writer, to=number.e164, country=number.country,
+                sender=sender, body=text, extra={"asks": ids.text(request_id)},
+                valid_s=min(ASK_VALID_S, body.confirm.within_s), now_s=now_s,
+            )  # fmt: skip
+        except TextError as error:
+            raise field_problem("/confirm/text", "body_too_long", str(error)) from None
+        evidence = {**_evidence(body), "confirmation_text": text}
+        await consent_requests.insert(
+            driver, request_id, tenant.id, hash_of(tenant.hash_key, number.e164), purpose=body.purpose,
+            brand=body.brand or "", sender=sender, evidence=msgspec.json.encode(evidence).decode(),
+            actor=caller.actor, message_id=ids.message_id(draft.pack_id, 0), asked_at=now, until=until,
+        )  # fmt: skip
+        parcels = await accept(driver, [draft], now_s)
+    with contextlib.suppress(EpochLost, Unavailable, OSError):  # PostgreSQL has it: the sweeper offers it
+        await lanes.offer(context.queue, parcels)
+    return Consent(
+        to=number.e164, purpose=body.purpose, brand=body.brand, status="pending", kind="express", at=now,
+        expires_at=until,
+    )  # fmt: skip
 
 
 @router.post("/v1/consents/bulk", summary="Record many consents")
@@ -155,11 +322,126 @@ async def create_consents(body: Bulk, request: Request, caller: Ruler) -> Taken:
     openapi_extra=FILE,
 )
 async def import_consents(request: Request, caller: Ruler) -> Taken:
-    """Grants, as CSV with a header (`to`, and if wanted `purpose`, `source`, `at`) or NDJSON; streamed.
+    """Consents and withdrawals with their evidence, as CSV with a header (`to`, and if wanted `status`, `purpose`,
+    `brand`, `kind`, `source`, `at`, `expires_at`, `text_shown`, `form`, `url`, `ip`, `evidence`) or NDJSON; streamed.
 
     A file that broke off may be sent again, whole: a row that is taken twice changes nothing.
     """
     return await take_file(request, Row, COLUMNS, _intake(request, caller))
+
+
+@router.get("/v1/consents/at", summary="Was a consent held at a moment?")
+async def consent_at(
+    request: Request,
+    caller: Ruler,
+    to: Annotated[Text, Query(max_length=64)],
+    at: AwareDatetime,
+    purpose: Annotated[str, Query(pattern=PURPOSE)] = book.MARKETING,
+    brand: Annotated[str | None, Query(pattern=BRAND)] = None,
+) -> Held:
+    """By the ledger, with the event that made it so, and the country's rules on its age as they are today."""
+    number = parse(e164(to, "query/to"))
+    recipient, when = hash_of(caller.hash_key, number.e164), at.astimezone(UTC)
+    words = await asyncio.to_thread(notices.language)
+    async with context_of(request).database.driver() as driver:
+        said = await book.words_until(driver, caller.tenant_id, recipient, purpose, brand or "", when)
+        stops = await book.stops_until(driver, caller.tenant_id, recipient, when)
+    # the newer of the brand's and the tenant's word; of two of one moment the withdrawal
+    event = max(said, key=lambda one: (one.at, one.kind == "withdrawn"), default=None)
+    reason: str = "none"
+    ends: datetime | None = None
+    if event is not None:
+        reason = event.kind
+        if event.kind == "granted":
+            ends, reason = _standing(event, number.country, when)
+    return Held(
+        to=number.e164, purpose=purpose, brand=brand, at=at, held=reason == "granted", reason=reason,  # type: ignore[arg-type]
+        event=None if event is None else Event.model_validate(event, from_attributes=True), expires_at=ends,
+        recorded_by_then=None if event is None else event.recorded_at <= when,
+        rule=words.packs.consent(number.country).rule,
+        suppressed=[Event.model_validate(one, from_attributes=True) for one in stops],
+    )  # fmt: skip
+
+
+def _standing(event: book.Event, country: str, when: datetime) -> tuple[datetime | None, str]:
+    """When a granted consent lapses, and whether it stood at that moment."""
+    age_s = _age_s(country, event.evidence.get("kind", "express"))
+    if age_s < 0:
+        return None, "not_accepted"
+    own = event.evidence.get("expires_at")
+    ends = [] if own is None else [datetime.fromisoformat(own)]
+    if age_s:
+        ends.append(event.at + timedelta(seconds=age_s))
+    end = min(ends, default=None)
+    return end, "expired" if end is not None and end <= when else "granted"
+
+
+class Ending(Consent):
+    """A consent that ends soon: `expires_at` says when."""
+
+
+class EndingPage(BaseModel):
+    """In a stable order."""
+
+    data: list[Ending]
+    next: str | None
+
+
+@router.get("/v1/consents/expiring", summary="Consents that end soon")
+async def expiring(
+    request: Request,
+    caller: Ruler,
+    within_days: Annotated[int, Query(ge=1, le=366)] = 30,
+    cursor: Cursor = None,
+    limit: Limit = limits.DEFAULT_PAGE,
+) -> EndingPage:
+    """Marketing consents that lapse within so many days, by their own end or the country's law (KR: two years)."""
+    context = context_of(request)
+    now = datetime.fromtimestamp(context.clock(), UTC)
+    words = await asyncio.to_thread(notices.language)
+    filters = f"expiring {within_days}"
+    start = exports.split(place(cursor, caller, filters))
+    async with context.database.driver() as driver:
+        page = await book.ending_page(
+            driver, caller.tenant_id, words.packs.consent_ages(), now + timedelta(days=within_days),
+            since=now, after=start, limit=limit,
+        )  # fmt: skip
+    last = exports.joined(page[-1][0]) if len(page) == limit else None
+    data = [Ending(**{**_view(one).model_dump(), "expires_at": ends}) for one, ends in page]
+    return EndingPage(data=data, next=after(last, caller, filters))
+
+
+@router.get(
+    "/v1/consents/export", summary="All consents with their evidence", response_class=StreamingResponse
+)
+async def export_consents(
+    request: Request, caller: Ruler, file: Annotated[Literal["ndjson", "csv"], Query()] = "ndjson"
+) -> StreamingResponse:
+    """The whole ledger of consents, each word with its evidence, as a file that `/import` takes; streamed.
+
+    Words about people whose number is kept as a hash alone have `to` null, and are not in the CSV.
+    """
+    lines = _lines(context_of(request).database, caller.tenant_id)
+    return exports.answer(lines, file, ("to", *COLUMNS))
+
+
+async def _lines(database: Any, tenant_id: int) -> AsyncIterator[list[dict[str, Any]]]:
+    async with database.driver() as driver:
+        async for page in book.ledger(driver, tenant_id):
+            yield [
+                {
+                    "to": one.address,
+                    "status": one.event.kind,
+                    "purpose": one.event.scope,
+                    "brand": one.event.brand or None,
+                    "kind": one.event.evidence.pop("kind", "express"),
+                    "source": one.event.evidence.pop("source", None),
+                    "at": one.event.at.isoformat(),
+                    "expires_at": one.event.evidence.pop("expires_at", None),
+                    "evidence": one.event.evidence,
+                }
+                for one in page
+            ]
 
 
 @router.get("/v1/consents", summary="List consents")
@@ -173,24 +455,33 @@ async def list_consents(
     """The tenant's consents, withdrawn ones too."""
     recipient = None if to is None else hash_of(caller.hash_key, e164(to, "query/to"))
     filters = f"consents {recipient.hex() if recipient else None}"
-    start = place(cursor, caller, filters)
+    start = exports.split(place(cursor, caller, filters))
+    await asyncio.to_thread(notices.language)
     async with context_of(request).database.driver() as driver:
         page = await book.consents_page(
-            driver,
-            caller.tenant_id,
-            recipient=recipient,
-            after=None if start is None else (start[:8], start[8:].decode()),
-            limit=limit,
+            driver, caller.tenant_id, recipient=recipient, after=start, limit=limit
         )
-    last = page[-1].recipient + page[-1].purpose.encode() if len(page) == limit else None
+    last = exports.joined(page[-1]) if len(page) == limit else None
     return ConsentPage(data=[_view(one) for one in page], next=after(last, caller, filters))
 
 
 @router.get("/v1/consents/{number}", summary="A number's consents")
 async def get_consents(number: str, request: Request, caller: Ruler) -> ConsentPage:
-    """What a person said, by purpose."""
-    found = await _of_number(request, caller, e164(number, "path/number"))
-    return ConsentPage(data=found, next=None)
+    """What a person said, by purpose and brand; and what they were asked and have not answered."""
+    found = e164(number, "path/number")
+    data = await _of_number(request, caller, found)
+    now = datetime.fromtimestamp(context_of(request).clock(), UTC)
+    async with context_of(request).database.driver() as driver:
+        recipient = hash_of(caller.hash_key, found)
+        asked = await consent_requests.open_of(driver, caller.tenant_id, recipient, None, now)
+    data += [
+        Consent(
+            to=found, purpose=one.purpose, brand=one.brand or None, status="pending", kind="express",
+            at=one.asked_at, expires_at=one.until,
+        )
+        for one in asked
+    ]  # fmt: skip
+    return ConsentPage(data=data, next=None)
 
 
 @router.delete("/v1/consents/{number}", summary="Withdraw a consent")
@@ -199,11 +490,13 @@ async def withdraw_consent(
     request: Request,
     caller: Ruler,
     purpose: Annotated[str, Query(pattern=PURPOSE)] = book.MARKETING,
+    brand: Annotated[str | None, Query(pattern=BRAND)] = None,
     reason: Annotated[Text, Query(min_length=1, max_length=500)] = "withdrawn over the API",
 ) -> Consent:
-    """Withdraw now. 404 when nothing is known of this person and purpose."""
+    """Withdraw now. 404 when nothing is known of this person, purpose and brand."""
     found = e164(number, "path/number")
-    if not any(one.purpose == purpose for one in await _of_number(request, caller, found)):
+    known = await _of_number(request, caller, found)
+    if not any((one.purpose, one.brand) == (purpose, brand) for one in known):
         raise Problem(404, "not_found", "there is no such consent")
-    await _take(request, caller, [(False, rules.Word(found, purpose, {"reason": reason}))])
-    return next(one for one in await _of_number(request, caller, found) if one.purpose == purpose)
+    await _take(request, caller, [(False, rules.Word(found, purpose, {"reason": reason}, brand=brand or ""))])
+    return await _one(request, caller, found, purpose, brand)

@@ -72,13 +72,15 @@ class SuppressionPage(BaseModel):
 
 
 class Event(BaseModel):
-    """One line of the ledger."""
+    """One line of the ledger. `at` is when it was said, `recorded_at` when Volley was told."""
 
     kind: str
     scope: str
+    brand: str
     evidence: dict[str, Any]
     actor: str
     at: datetime
+    recorded_at: datetime
 
 
 class Standing(BaseModel):

@@ -1,0 +1,103 @@
+"""Texts that Volley itself writes to one person: confirmations, answers, and the question of a double opt-in.
+
+Guarantee: each is an ordinary transactional text in the outbox, of one sender, with a validity; it goes through the
+same rules at hand-over as any other (the confirmation of a stop alone passes the stop that it confirms).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, Literal
+
+import msgspec
+
+from app.countries.keywords import Confirmations, load_file, matcher
+from app.countries.packs import Packs
+from app.domain import ids
+from app.domain.keywords import Keywords
+from app.domain.message import Category
+from app.domain.pack import Entry, Pack
+from app.domain.recipient import hash_of
+from app.domain.text import count
+from app.store.intake import Draft
+
+Kind = Literal["stop", "start", "help", "question"]
+Prefixes = Sequence[tuple[str, Sequence[str]]]
+PROGRAM, FREQUENCY = "alerts", "varies"  # what a tenant that says nothing else is taken to send
+
+
+class Language(msgspec.Struct, frozen=True):
+    """What texts are understood and answered by."""
+
+    keywords: Keywords
+    confirmations: Mapping[str, Confirmations]
+    packs: Packs
+
+
+@cache
+def language() -> Language:
+    """The lists of `app.countries`, compiled once."""
+    packs, data = Packs.load(), load_file()
+    return Language(matcher(data, packs), data.confirmations, packs)
+
+
+class Writer(msgspec.Struct, frozen=True):
+    """Who a text is from: a tenant, as far as texts of ours need it."""
+
+    tenant_id: int
+    name: str
+    hash_key: bytes
+    settings: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Writer({self.tenant_id})"
+
+
+def text(words: Language, writer: Writer, kind: Kind, sender: str, codes: Sequence[str]) -> str:
+    """In the first of these languages that has one, else in English; brand and contact are the tenant's."""
+    known = (words.confirmations[code] for code in (*codes, "en") if code in words.confirmations)
+    form = next(getattr(one, kind) for one in known if getattr(one, kind))
+    settings = writer.settings
+    return form.format(
+        brand=settings.get("brand") or writer.name,
+        contact=settings.get("contact") or sender,
+        program=settings.get("program") or PROGRAM,
+        frequency=settings.get("frequency") or FREQUENCY,
+    )
+
+
+def draft(
+    prefixes: Prefixes,
+    writer: Writer,
+    *,
+    to: str,
+    country: str,
+    sender: str,
+    body: str,
+    extra: dict[str, Any],
+    valid_s: float,
+    now_s: float,
+) -> Draft:
+    """The text, ready to be accepted: urgent, transactional, and gone when it is late."""
+    entry = Entry(0, to, hash_of(writer.hash_key, to), count(body), extra=extra)
+    pack = Pack(
+        tenant_id=writer.tenant_id,
+        batch_id=None,
+        region=_region(prefixes, to, country),
+        country=country,
+        category=Category.transactional,
+        sender=sender,
+        body=body.replace("{", "{{").replace("}", "}}"),
+        template=None,
+        expires_at=now_s + valid_s,
+        retry_unknown=False,
+        entries=[entry],
+    )
+    return Draft(ids.new_id(now_s), pack, now_s, 0)
+
+
+def _region(prefixes: Prefixes, e164: str, country: str) -> str:
+    """The longest prefix of the region table, else the country."""
+    matching = [(len(p), code) for code, of in prefixes for p in of if e164.startswith(f"+{p.lstrip('+')}")]
+    return max(matching)[1] if matching else country

@@ -1,0 +1,154 @@
+"""Do-not-call lists: a country's register as a tenant drew it, under the tenant's own licence.
+
+Guarantees: numbers are kept as the tenant's keyed hashes alone; a new import replaces the list only when it was
+whole (`finish`): until then what was on the old list and what is on the new one are both blocked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import asyncpg
+import msgspec
+
+from app.store.intake import signed
+from app.store.rules import unsigned
+
+COPY_PAGE = 5_000
+PAGE = 10_000
+
+
+class Registry(msgspec.Struct, frozen=True):
+    """A list and how fresh it is."""
+
+    country: str
+    format: str
+    entries: int
+    as_of: datetime | None
+    valid_until: datetime | None
+    imported_at: datetime | None
+
+
+_COLUMNS = "country, format, entries, as_of, valid_until, imported_at"
+
+
+async def of_tenant(driver: asyncpg.Connection, tenant_id: int) -> list[Registry]:
+    """A tenant's lists by country."""
+    rows = await driver.fetch(
+        f"SELECT {_COLUMNS} FROM registries WHERE tenant_id = $1 ORDER BY country",  # noqa: S608 - our own
+        tenant_id,
+    )
+    return [Registry(**row) for row in rows]
+
+
+async def begin(driver: asyncpg.Connection, tenant_id: int, country: str, name: str) -> int:
+    """The generation of a new import."""
+    return await driver.fetchval(
+        "INSERT INTO registries AS r (tenant_id, country, format, generation) VALUES ($1, $2, $3, 1)"
+        " ON CONFLICT (tenant_id, country) DO UPDATE SET generation = r.generation + 1, format = excluded.format"
+        " RETURNING generation",
+        tenant_id,
+        country,
+        name,
+    )
+
+
+async def put(
+    driver: asyncpg.Connection, tenant_id: int, country: str, recipients: Sequence[bytes], generation: int
+) -> int:
+    """Numbers of an import; gives how many were not on the list."""
+    return await driver.fetchval(
+        "WITH put AS (INSERT INTO registry_entries AS e (tenant_id, country, recipient, generation)"
+        " SELECT DISTINCT $1::int, $2::text, r, $4::int FROM unnest($3::bigint[]) AS r"
+        " ON CONFLICT (tenant_id, country, recipient) DO UPDATE SET generation = excluded.generation"
+        " RETURNING xmax = 0 AS fresh) SELECT count(*) FILTER (WHERE fresh) FROM put",
+        tenant_id,
+        country,
+        [signed(one) for one in recipients],
+        generation,
+    )
+
+
+async def take(driver: asyncpg.Connection, tenant_id: int, country: str, recipients: Sequence[bytes]) -> None:
+    """Take numbers off the list: what a register tells of changes."""
+    await driver.execute(
+        "DELETE FROM registry_entries WHERE tenant_id = $1 AND country = $2 AND recipient = ANY($3::bigint[])",
+        tenant_id,
+        country,
+        [signed(one) for one in recipients],
+    )
+
+
+async def outdated(driver: asyncpg.Connection, tenant_id: int, country: str, generation: int) -> list[bytes]:
+    """Remove a page of what an older import had and this one has not; gives it, to be taken off the copy after."""
+    rows = await driver.fetch(
+        "DELETE FROM registry_entries WHERE (tenant_id, country, recipient) IN (SELECT tenant_id, country, recipient"
+        " FROM registry_entries WHERE tenant_id = $1 AND country = $2 AND generation < $3 LIMIT $4)"
+        " RETURNING recipient",
+        tenant_id,
+        country,
+        generation,
+        PAGE,
+    )
+    return [unsigned(row["recipient"]) for row in rows]
+
+
+async def finish(
+    driver: asyncpg.Connection,
+    tenant_id: int,
+    country: str,
+    *,
+    as_of: datetime,
+    valid_until: datetime,
+    imported_at: datetime,
+) -> None:
+    """The import was whole: the list is as fresh as this says."""
+    await driver.execute(
+        "UPDATE registries SET as_of = $3, valid_until = $4, imported_at = $5, entries = (SELECT count(*)"
+        " FROM registry_entries WHERE tenant_id = $1 AND country = $2) WHERE tenant_id = $1 AND country = $2",
+        tenant_id,
+        country,
+        as_of,
+        valid_until,
+        imported_at,
+    )
+
+
+async def remove(driver: asyncpg.Connection, tenant_id: int, country: str) -> bool:
+    """The list's row goes; its entries by `outdated` with a generation above all."""
+    done = await driver.execute(
+        "DELETE FROM registries WHERE tenant_id = $1 AND country = $2", tenant_id, country
+    )
+    return done == "DELETE 1"
+
+
+async def stale(driver: asyncpg.Connection, now: datetime) -> int:
+    """How many lists are older than they may be."""
+    return await driver.fetchval("SELECT count(*) FROM registries WHERE valid_until < $1", now)
+
+
+async def is_listed(driver: asyncpg.Connection, tenant_id: int, country: str, recipient: bytes) -> bool:
+    """Whether that number is on the country's list."""
+    return await driver.fetchval(
+        "SELECT EXISTS (SELECT FROM registry_entries WHERE tenant_id = $1 AND country = $2 AND recipient = $3)",
+        tenant_id,
+        country,
+        signed(recipient),
+    )
+
+
+async def to_copy(
+    driver: asyncpg.Connection, after: tuple[int, str, bytes] | None
+) -> list[tuple[int, str, bytes]]:
+    """The next (tenant, country, recipient) of all lists."""
+    found = await driver.fetch(
+        "SELECT tenant_id, country, recipient FROM registry_entries"
+        " WHERE $1::int IS NULL OR (tenant_id, country, recipient) > ($1, $2::text, $3::bigint)"
+        " ORDER BY tenant_id, country, recipient LIMIT $4",
+        None if after is None else after[0],
+        None if after is None else after[1],
+        None if after is None else signed(after[2]),
+        COPY_PAGE,
+    )
+    return [(row["tenant_id"], row["country"], unsigned(row["recipient"])) for row in found]
