@@ -2,25 +2,77 @@
 
 Guarantees:
 
-* with a rate, no sliding second sees more than that many segments: the bucket refills at 97 %
-  of it and holds 2 %, so that burst and refill together stay below;
-* each throttled second halves the rate that was running, or cuts it to what the SMSC took in a
-  second where that is less; it then recovers by an eighth a second until the limit is lifted.
+* with a rate, no sliding second sees more than that many segments, however late the caller comes: what went out
+  in the last second is counted;
+* the SMSC's throttling halves the rate that was running. Shortly after, it goes on at what the SMSC took in the
+  second before, and then feels its way up: by little at first, then by more and more. A step that is throttled
+  is taken back, and the next one comes later (up to 16 seconds): so a bind that is always asked for more than the
+  SMSC lets through holds nearly all of that, and one that was throttled for a moment is soon free again.
 
 Pure: monotonic seconds come in as an argument.
 """
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from math import inf
 
-_REFILL = 0.97  # of the rate
-_BURST = 0.02  # of the rate, but at least one segment
+_GRAIN_S = 0.02  # what went out is counted by so much: a sliding second is up to so much longer here
+_BURST = 0.1  # of the rate, but at least one segment
 _MIN_RATE = 1.0  # segments a second, however hard the SMSC throttles
-_RECOVERY = 1.125  # a second
+_EPISODE_S = 1.0  # throttled answers within so long are one event: they answer what left before the brake
+_EASE_S = 0.25  # how long the halved rate holds where it is known what the SMSC takes
+_SEASONED_S = 0.9  # traffic of so long says what the SMSC takes in a second
 # A limit that came from throttling alone is dropped when it reaches twice what ran at the time.
 _LIFT = 2.0
-_MEASURE_S = 0.25
+_PROBE_FIRST_S, _PROBE_LAST_S = 0.5, 16.0
+_PROBE_STEP_S = 0.5  # each step of a probe adds twice what the one before it did
+_PROBE_SHARE = 0.02  # of the limit: the first step
+_DEEPEST = 8.0  # one that takes nearly nothing for a moment is not believed at once
+_MARGIN = 0.98  # of what the SMSC took in a second: one that is met exactly is passed by chance
+_PROBE_STEPS = 40  # 2^40 is more than any rate
+
+
+class _LastSecond:
+    """How many in the last second, or up to `_GRAIN_S` more."""
+
+    __slots__ = ("_grains", "total")
+
+    def __init__(self) -> None:
+        self._grains: deque[list[float]] = deque()  # [start, count]
+        self.total = 0
+
+    def add(self, count: int, now: float) -> None:
+        self.at(now)
+        if self._grains and now - self._grains[-1][0] < _GRAIN_S:
+            self._grains[-1][1] += count
+        else:
+            self._grains.append([now, count])
+        self.total += count
+
+    def at(self, now: float) -> int:
+        """The count at that time."""
+        horizon = now - 1.0 - _GRAIN_S
+        while self._grains and self._grains[0][0] <= horizon:
+            self.total -= int(self._grains.popleft()[1])
+        return self.total
+
+    def rate(self, now: float) -> float:
+        """The same, as a second's worth."""
+        total = self.at(now)
+        return total / max(now - self._grains[0][0], 1.0) if total else 0.0
+
+    def below_at(self, limit: int) -> float:
+        """When the count falls below `limit`; 0 when it is."""
+        left = self.total
+        for start, count in self._grains:
+            if left < limit:
+                return 0.0
+            left -= int(count)
+            if left < limit:
+                return start + 1.0 + _GRAIN_S
+        return 0.0
 
 
 class Pacer:
@@ -29,14 +81,16 @@ class Pacer:
     def __init__(self, rate: float, now: float) -> None:
         self._configured = rate if rate > 0 else inf
         self._rate = self._configured
+        self._whole = max(int(rate), 1) if rate > 0 else sys.maxsize  # segments in a sliding second
+        self._sent, self._taken = _LastSecond(), _LastSecond()
+        self._busy_since = now
         self._tokens = self._burst()
         self._refilled = now
-        self._throttled_at = -inf
-        self._recovered_at = now
+        self._limit: float | None = None  # what the SMSC lets through, as far as throttling has shown
         self._lift_at = inf
-        self._window_start, self._window_sent, self._measured = now, 0, 0.0
-        # What was accepted in the second under way, and in the one before it.
-        self._second_start, self._accepted, self._accepted_before = now, 0, 0
+        self._throttled_at = -inf
+        self._eased_at = -inf  # until then at half the rate
+        self._probe_at, self._probe_wait_s = inf, _PROBE_FIRST_S
 
     @property
     def rate(self) -> float:
@@ -46,46 +100,53 @@ class Pacer:
     def available(self, now: float) -> float:
         """How many segments may go now; `inf` without a limit."""
         self._advance(now)
-        return inf if self._rate == inf else int(self._tokens)
+        if self._rate == inf:
+            return inf
+        return max(min(int(self._tokens), self._whole - self._sent.at(now)), 0)
 
     def spend(self, segments: int, now: float) -> None:
         """Segments went out. Spending more than is available is remembered, not refused."""
-        if now - self._window_start >= _MEASURE_S:
-            self._measured = self._window_sent / (now - self._window_start)
-            self._window_start, self._window_sent = now, 0
-        self._window_sent += segments
+        if not self._sent.at(now):
+            self._busy_since = now
+        self._sent.add(segments, now)
         if self._rate != inf:
             self._advance(now)
             self._tokens -= segments
 
     def accepted(self, segments: int, now: float) -> None:
         """The SMSC took so many."""
-        elapsed = now - self._second_start
-        if elapsed >= 1.0:
-            self._accepted_before = self._accepted if elapsed < 2.0 else 0
-            self._second_start, self._accepted = now, 0
-        self._accepted += segments
+        self._taken.add(segments, now)
 
     def next_at(self) -> float:
         """When one more segment may go, as a monotonic instant; valid when none is available."""
-        if self._rate == inf or self._tokens >= 1:
+        if self._rate == inf:
             return self._refilled
-        return self._refilled + (1 - self._tokens) / (self._rate * _REFILL)
+        tokens_at = self._refilled + max(1 - self._tokens, 0.0) / self._rate
+        return max(tokens_at, self._sent.below_at(self._whole))
 
     def throttled(self, now: float) -> None:
         """The SMSC answered that this bind is too fast, or its queue is full."""
         self._advance(now)
-        if now - self._throttled_at < 1.0:
+        if now - self._throttled_at < _EPISODE_S:
             return
-        self._throttled_at = self._recovered_at = now
-        elapsed = max(now - self._window_start, 0.001)
-        measured = max(self._measured, self._window_sent / max(elapsed, _MEASURE_S))
-        running = min(self._rate, max(measured, _MIN_RATE))
-        if self._configured == inf:
+        self._throttled_at = now
+        age_s = now - self._busy_since
+        running = min(self._rate, max(self._sent.at(now) / min(max(age_s, 0.25), 1.0), _MIN_RATE))
+        taken = self._taken.rate(now)
+        half = max(running / 2, _MIN_RATE)
+        known = age_s >= _SEASONED_S and taken >= _MIN_RATE
+        limit = max(min(taken, running) * _MARGIN, running / _DEEPEST, _MIN_RATE) if known else half
+        if self._limit is None:
             self._lift_at = max(running * _LIFT, _MIN_RATE * 8)
-        taken = max(self._accepted, self._accepted_before)
-        self._rate = max(min(running / 2, taken or running), _MIN_RATE)
-        self._tokens = min(self._tokens, 0.0)
+            self._probe_wait_s = _PROBE_FIRST_S
+        elif limit > self._limit * 1.1:
+            self._probe_wait_s = _PROBE_FIRST_S
+        else:  # nothing was found: neither by our own step, nor by that of another bind of the account
+            self._probe_wait_s = min(self._probe_wait_s * 2, _PROBE_LAST_S)
+        self._limit = limit
+        self._eased_at = now + (_EASE_S if known else _EPISODE_S)
+        self._probe_at = self._eased_at + (self._probe_wait_s if known else 0.0)
+        self._rate, self._tokens = half, min(self._tokens, 0.0)
 
     def _burst(self) -> float:
         return inf if self._rate == inf else max(1.0, self._rate * _BURST)
@@ -94,14 +155,20 @@ class Pacer:
         if self._rate == inf:
             self._refilled = now
             return
-        self._tokens = min(self._burst(), self._tokens + (now - self._refilled) * self._rate * _REFILL)
+        self._tokens = min(self._burst(), self._tokens + (now - self._refilled) * self._rate)
         self._refilled = now
-        self._recover(now)
-
-    def _recover(self, now: float) -> None:
-        while self._rate < self._configured and now - self._recovered_at >= 1.0:
-            self._recovered_at += 1.0
-            self._rate = min(self._rate * _RECOVERY, self._configured)
-            if self._rate >= self._lift_at:
-                self._rate, self._lift_at = self._configured, inf
+        if self._limit is not None and now >= self._eased_at:
+            self._rate = self._probing(self._limit, now)
+            if self._limit is None:
                 self._tokens = self._burst()
+
+    def _probing(self, limit: float, now: float) -> float:
+        """The rate after the brake: what is known, and from time to time a little more."""
+        rate = limit
+        if now >= self._probe_at:
+            steps = min(int((now - self._probe_at) / _PROBE_STEP_S) + 1, _PROBE_STEPS)
+            rate += max(limit * _PROBE_SHARE, 1.0) * (2**steps - 1)
+        if rate >= min(self._lift_at, self._configured):
+            self._limit, self._lift_at, self._probe_at = None, inf, inf
+            return self._configured
+        return rate
