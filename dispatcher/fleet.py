@@ -9,6 +9,7 @@ waiting, never lost.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +25,7 @@ from app.store import config as configuration
 from app.store import tenant_rules
 from app.store.engine import Database
 from dispatcher.health import Watch
-from gateways import binds_wanted, make
+from gateways import account, binds_wanted, make
 from gateways.base import BindStatus, Gateway, Sink
 
 DRAIN_S = 5.0
@@ -76,6 +77,7 @@ class Fleet:
         self._reopening = asyncio.Lock()
         self._sharing = asyncio.Lock()  # a new configuration and the timer must not open a gateway at once
         self._rates: dict[str, int] = {}
+        self._siblings: dict[int, tuple[int, ...]] = {}
         self._stale: frozenset[str] = frozenset()  # open, and no longer as they are configured
         self.watch = watch
         self.table = routing.Table()
@@ -97,10 +99,15 @@ class Fleet:
         rates |= {f"gateway:{g.name}": g.rate for g in config.gateways}
         rates |= {f"sender:{s.tenant_id}:{s.address}": s.rate for s in config.senders}
         self._rates = {name: rate for name, rate in rates.items() if rate}
+        self._siblings = _shared_accounts(config.gateways)
         self.paused_regions = frozenset(r.code for r in config.regions if r.paused)
         wanted = self._wanted()
         self._stale = frozenset(name for name, held in self.open.items() if _differs(held, wanted.get(name)))
         return True
+
+    def siblings(self, gateway_id: int) -> tuple[int, ...]:
+        """The gateways of its account at the carrier, itself first: each may get the others' receipts."""
+        return self._siblings.get(gateway_id, (gateway_id,))
 
     def _wanted(self) -> dict[str, configuration.Gateway]:
         return {row.name: row for row in self.config.gateways if row.enabled}
@@ -310,3 +317,19 @@ class Fleet:
 def _differs(held: Open, row: configuration.Gateway | None) -> bool:
     """Whether a gateway must be closed: it is no more, or is made otherwise."""
     return row is None or (row.url, row.settings) != (held.row.url, held.row.settings)
+
+
+def _shared_accounts(rows: Sequence[configuration.Gateway]) -> dict[int, tuple[int, ...]]:
+    """For each gateway whose account others have, too: all of them, itself first. One that is disabled counts:
+    what left by it before has its receipt still to come."""
+    accounts: dict[str, list[int]] = {}
+    for row in rows:
+        with contextlib.suppress(ValueError):  # said when it was to be opened
+            if name := account(row.url, row.settings):
+                accounts.setdefault(name, []).append(row.id)
+    return {
+        one: (one, *(other for other in members if other != one))
+        for members in accounts.values()
+        if len(members) > 1
+        for one in members
+    }

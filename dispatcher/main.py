@@ -127,8 +127,10 @@ class Process:
         publisher = Publisher()
         self.recorder = Recorder(database, queue, self.lease_id, metrics, publisher, self._lease_lost)
         self.watch = Watch(queue)
-        self.receiver = Receiver(database, self.recorder, metrics, publisher, self.watch)
         self.fleet = Fleet(database, self.hub, self.lease_id, self.watch)
+        self.receiver = Receiver(
+            database, self.recorder, metrics, publisher, self.watch, siblings=self.fleet.siblings
+        )
         self.dispatcher = Dispatcher(
             database, queue, self.lease_id, Desk(self.packs), self.fleet, self.recorder, metrics, publisher
         )

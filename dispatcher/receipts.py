@@ -44,7 +44,11 @@ class Receiver:
         publisher: Publisher,
         watch: Watch,
         clock: Callable[[], float] = time.time,
+        *,
+        siblings: store.Siblings = store.alone,
     ) -> None:
+        """`siblings` says by which gateways a receipt's attempt may have left: those of the same account."""
+        self._siblings = siblings
         self._database = database
         self._recorder = recorder
         self._metrics = metrics
@@ -69,6 +73,7 @@ class Receiver:
                 r.submitted_at,
                 to_check(r.to) if r.to else None,
                 now_s,
+                r.whole,
             )
             for r in batch
         ]
@@ -106,7 +111,7 @@ class Receiver:
     async def _store(self, slips: list[store.Slip]) -> None:
         now_s = self._clock()
         async with self._database.driver() as driver:
-            found = await store.match(driver, slips, now_s)
+            found = await store.match(driver, slips, now_s, self._siblings)
             matched, strays = [], []
             for slip, match in zip(slips, found, strict=True):
                 if match is None:
@@ -147,10 +152,12 @@ class Receiver:
         self, driver: asyncpg.Connection, due: Sequence[tuple[int, store.Slip]], now_s: float
     ) -> int:
         """Store those parked receipts that find their attempt; gives how many."""
-        found = await store.match(driver, [slip for _, slip in due], now_s, thorough=True)
+        found = await store.match(driver, [slip for _, slip in due], now_s, self._siblings, thorough=True)
         taken, done = set[tuple[bytes, int]](), []
         for (row_id, slip), match in zip(due, found, strict=True):
-            match = match or await store.match_unknown(driver, slip, taken)  # noqa: PLW2901
+            match = match or await store.match_unknown(  # noqa: PLW2901
+                driver, slip, self._siblings(slip.gateway_id), taken
+            )
             if match is not None:
                 taken.add((match.message_id, match.segment))
                 done.append((row_id, slip, match))

@@ -35,6 +35,14 @@ def binds_wanted(url: str, settings: Mapping[str, Any] | None = None) -> int:
     return wanted
 
 
+def account(url: str, settings: Mapping[str, Any] | None = None) -> str:
+    """The carrier's account that the gateway of that URL uses, or "": gateways of one account see each other's
+    receipts, and the carrier's ids are unique among them."""
+    kind = _kind("", url)
+    shared: str = kind.account(url, settings or {}) if hasattr(kind, "account") else ""
+    return shared
+
+
 def _kind(name: str, url: str) -> ModuleType:
     match = _SCHEME.match(url)
     scheme = match[1] if match else ""

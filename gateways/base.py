@@ -104,6 +104,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     sender: str = ""
     submitted_at: float | None = None  # Unix seconds, by the carrier's clock
     done_at: float | None = None
+    whole: bool = False  # it speaks of all segments of the text, not of this one alone
 
 
 class Inbound(msgspec.Struct, frozen=True, gc=False):

@@ -41,6 +41,7 @@ def receipt(one: Receipt) -> Receipt:
         word(one.sender, MAX_ADDRESS_CHARACTERS),
         moment(one.submitted_at),
         moment(one.done_at),
+        one.whole,
     )
 
 

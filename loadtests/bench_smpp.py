@@ -1,9 +1,13 @@
 """What the SMPP gateway costs, in microseconds a message.
 
-    python loadtests/bench_smpp.py [--messages 100000] [--window 100] [--binds 1]
+    python -m loadtests.bench_smpp [--messages 100000] [--window 100] [--binds 1]
+    python -m loadtests.bench_smpp --windows 10,100,300 [--answer-s 0.05] [--seconds 10]
+    python -m loadtests.bench_smpp --permitted 500 [--seconds 30] [--binds 1]
 
-Prints the codec's own cost, then submit and answer over loopback against an SMSC that does
-nothing but answer, then against the sandbox with receipts; the peers are processes of their own.
+The first prints the codec's own cost, then submit and answer over loopback against an SMSC that does
+nothing but answer, then against the sandbox with receipts. The second tells how much of window / answer time
+a bind reaches when answers take that long. The third offers twice what the sandbox lets through a second, and
+tells how much of that goes through; what is throttled is offered again. The peers are processes of their own.
 """
 
 from __future__ import annotations
@@ -31,7 +35,10 @@ TEXT = "Your code is 483920. It is valid for ten minutes; never give it to anyon
 
 
 class Answerer(asyncio.Protocol):
-    """An SMSC that binds whoever comes and takes every submit, with the least work possible."""
+    """An SMSC that binds whoever comes and takes every submit, with the least work possible, `after_s` later."""
+
+    def __init__(self, after_s: float) -> None:
+        self.after_s = after_s
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -51,12 +58,15 @@ class Answerer(asyncio.Protocol):
             body = b"%d\x00" % self.number
             out.append(pack(16 + len(body), command | pdu.RESPONSE_BIT, 0, sequence) + body)
         self.tail = buffer[position:]
-        self.transport.write(b"".join(out))
+        if self.after_s:
+            asyncio.get_running_loop().call_later(self.after_s, self.transport.write, b"".join(out))
+        else:
+            self.transport.write(b"".join(out))
 
 
-async def answer_for_ever() -> None:
+async def answer_for_ever(after_s: float) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Answerer, "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Answerer(after_s), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.Event().wait()
 
@@ -130,6 +140,89 @@ async def drive(port: int, messages: int, window: int, binds: int, receipts: boo
     )
 
 
+class Flood(Caller):
+    """Never done: counts what is taken. `offered_per_s` 0: as much as there is credit."""
+
+    def __init__(self, offered_per_s: float = 0) -> None:
+        super().__init__(0)
+        self.offered_per_s = offered_per_s
+        self.started = time.monotonic()
+        self.submitted = self.taken = self.throttled = 0
+        self.per_s = 0.0
+
+    def ready(self) -> None:
+        room = 500
+        if self.offered_per_s:
+            offered = int((time.monotonic() - self.started) * self.offered_per_s)
+            room = min(offered + self.throttled - self.submitted, 500)
+        granted = portion = 1
+        while granted == portion and room > 0:  # in portions: the SMSC begins while the next one is made
+            self.left = portion = min(room, 50)
+            super().ready()
+            granted = portion - self.left
+            self.submitted += granted
+            room -= granted
+
+    def outcomes(self, batch: Sequence[tuple[Submission, int, Outcome]]) -> None:
+        taken = sum(type(outcome) is Accepted for _, _, outcome in batch)
+        self.taken += taken
+        self.throttled += len(batch) - taken
+
+
+async def flood(url: str, binds: int, seconds: float, settle_s: float, offered_per_s: float = 0) -> Flood:
+    """Submit for so long; `taken` counts from `settle_s` on."""
+    caller = Flood(offered_per_s)
+    caller.gateway = gateways.make("bench", url, {}, caller)
+    await caller.gateway.open(binds)
+    while not all(bind.state == "bound" for bind in caller.gateway.binds()):
+        await asyncio.sleep(0.01)
+    caller.started = time.monotonic()
+    settled_at, ends_at = caller.started + settle_s, caller.started + settle_s + seconds
+    early = None
+    while (now := time.monotonic()) < ends_at:
+        if early is None and now >= settled_at:
+            early, settled_at = caller.taken, now
+        caller.ready()
+        await asyncio.sleep(0.005)
+    elapsed = time.monotonic() - settled_at
+    caller.taken -= early or 0
+    caller.per_s = caller.taken / elapsed
+    await caller.gateway.close(1)
+    return caller
+
+
+def windows(sizes: Sequence[int], answer_s: float, seconds: float) -> None:
+    process, port = peer([__file__, "--answer", "--answer-s", str(answer_s)], 0)
+    try:
+        for window in sizes:
+            url = f"smpp://volley:secret@127.0.0.1:{port}?window={window}"
+            caller = uvloop.run(flood(url, 1, seconds, 1.0))
+            ideal = window / answer_s
+            print(
+                f"window {window:4}, answers after {answer_s * 1000:.0f} ms: {caller.per_s:8,.0f}/s,"
+                f" {caller.per_s / ideal:.1%} of {ideal:,.0f}/s"
+            )
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def permitted(rate: int, binds: int, window: int, seconds: float) -> None:
+    sandbox = ["-m", "gateways.sandbox", "--port", "0", "--control-port", "-1", "--ledger", "0"]
+    process, port = peer([*sandbox, "--rate", str(rate)], -1)
+    try:
+        url = f"smpp://volley:secret@127.0.0.1:{port}?window={window}&binds={binds}"
+        for settle_s in (0.0, 5.0):
+            caller = uvloop.run(flood(url, binds, seconds, settle_s, 2.0 * rate))
+            print(
+                f"offered {2 * rate}/s of {rate}/s, {binds} bind(s), {seconds:.0f} s after {settle_s:.0f} s:"
+                f" {caller.per_s:8,.1f}/s, {caller.per_s / rate:.1%}; {caller.throttled} throttled"
+            )
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def peer(arguments: list[str], port_word: int) -> tuple[subprocess.Popen[str], int]:
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     line = process.stdout.readline()
@@ -164,14 +257,29 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--window", type=int, default=100)
     parser.add_argument("--binds", type=int, default=1)
+    parser.add_argument("--windows", help="measure these windows, as 10,100,300")
+    parser.add_argument("--answer-s", type=float, default=0.05, help="with --windows: how long answers take")
+    parser.add_argument(
+        "--permitted", type=int, help="measure against an SMSC that lets so many a second through"
+    )
+    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.answer:
-        uvloop.run(answer_for_ever())
+        uvloop.run(answer_for_ever(given.answer_s))
+        return
+    if given.windows:
+        windows([int(size) for size in given.windows.split(",")], given.answer_s, given.seconds)
+        return
+    if given.permitted:
+        permitted(given.permitted, given.binds, given.window, given.seconds)
         return
     codec()
     sandbox = ["-m", "gateways.sandbox", "--port", "0", "--control-port", "-1", "--ledger", "0"]
-    for arguments, word, receipts in (([__file__, "--answer"], 0, False), (sandbox, -1, True)):
+    for arguments, word, receipts in (
+        ([__file__, "--answer", "--answer-s", "0"], 0, False),
+        (sandbox, -1, True),
+    ):
         process, port = peer(arguments, word)
         try:
             uvloop.run(drive(port, given.messages, given.window, given.binds, receipts))

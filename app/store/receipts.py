@@ -8,7 +8,7 @@ parcel that would have sent it again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 
 import asyncpg
@@ -54,6 +54,16 @@ class Slip(msgspec.Struct, gc=False):
     submitted_at: float | None
     to_check: int | None
     received_at: float
+    whole: bool = False  # it speaks of all segments
+
+
+Siblings = Callable[[int], Sequence[int]]
+"""The gateways that share a gateway's account at the carrier, itself among them: each may get the others' receipts."""
+
+
+def alone(gateway_id: int) -> Sequence[int]:
+    """A gateway whose account is its own."""
+    return (gateway_id,)
 
 
 class Match(msgspec.Struct, gc=False):
@@ -64,6 +74,7 @@ class Match(msgspec.Struct, gc=False):
     segments: int
     answered_at: datetime
     from_state: State
+    gateway_id: int  # that it left by
     others: list[int] = []
 
 
@@ -88,14 +99,14 @@ class Moved(msgspec.Struct, gc=False):
 
 
 _MATCH = """
-SELECT o.gateway_message_id, o.message_id, o.segment, o.segments, o.to_check, o.at
+SELECT o.gateway_message_id, o.message_id, o.segment, o.segments, o.to_check, o.at, o.gateway_id
 FROM outcomes o
 WHERE o.gateway_message_id = ANY($1) AND o.gateway_id = $2 AND o.at > $3
   AND o.message_id >= $4 AND o.message_id < $5
 """
 _UNKNOWN = """
-SELECT o.message_id, o.segment, o.segments, o.at FROM outcomes o
-WHERE o.kind = 4 AND o.gateway_id = $1 AND o.to_check = $2 AND o.at BETWEEN $3 AND $4
+SELECT o.message_id, o.segment, o.segments, o.at, o.gateway_id FROM outcomes o
+WHERE o.kind = 4 AND o.gateway_id = ANY($1) AND o.to_check = $2 AND o.at BETWEEN $3 AND $4
   AND NOT EXISTS (SELECT FROM finals f WHERE f.message_id = o.message_id)
   AND NOT EXISTS (SELECT FROM segment_states s WHERE s.message_id = o.message_id AND s.segment = o.segment)
 ORDER BY o.segment LIMIT $5
@@ -103,12 +114,18 @@ ORDER BY o.segment LIMIT $5
 
 
 async def match(
-    driver: asyncpg.Connection, slips: Sequence[Slip], now_s: float, *, thorough: bool = False
+    driver: asyncpg.Connection,
+    slips: Sequence[Slip],
+    now_s: float,
+    siblings: Siblings = alone,
+    *,
+    thorough: bool = False,
 ) -> list[Match | None]:
     """For each receipt its attempt. `thorough` also looks at messages accepted long before they were sent."""
     wanted: dict[int, set[str]] = {}
     for slip in slips:
-        wanted.setdefault(slip.gateway_id, set()).add(slip.gateway_message_id)
+        for gateway_id in siblings(slip.gateway_id):
+            wanted.setdefault(gateway_id, set()).add(slip.gateway_message_id)
     oldest = bytes(16) if thorough else ids.first_id_at(now_s - OLDEST_MESSAGE_S)
     found: dict[tuple[int, str], list[asyncpg.Record]] = {}
     for gateway_id, names in wanted.items():
@@ -122,7 +139,10 @@ async def match(
         )
         for row in rows:
             found.setdefault((gateway_id, row[0]), []).append(row)
-    return [_newest(found.get((s.gateway_id, s.gateway_message_id), ()), s) for s in slips]
+    return [
+        _newest([row for g in siblings(s.gateway_id) for row in found.get((g, s.gateway_message_id), ())], s)
+        for s in slips
+    ]
 
 
 def _newest(rows: Sequence[asyncpg.Record], slip: Slip) -> Match | None:
@@ -134,14 +154,20 @@ def _newest(rows: Sequence[asyncpg.Record], slip: Slip) -> Match | None:
             best = row
     if best is None:
         return None
-    others = [row[2] for row in rows if row[1] == best[1] and row[2] != best[2]] if best[3] > 1 else []
-    return Match(best[1].bytes, best[2], best[3], best[5], State.submitted, others)
+    others: list[int] = []
+    if best[3] > 1:
+        same = (row[2] for row in rows if row[1] == best[1])
+        others = [segment for segment in (range(best[3]) if slip.whole else same) if segment != best[2]]
+    return Match(best[1].bytes, best[2], best[3], best[5], State.submitted, best[6], others)
 
 
 async def match_unknown(
-    driver: asyncpg.Connection, slip: Slip, taken: Collection[tuple[bytes, int]] = ()
+    driver: asyncpg.Connection,
+    slip: Slip,
+    gateway_ids: Sequence[int],
+    taken: Collection[tuple[bytes, int]] = (),
 ) -> Match | None:
-    """The only open `unknown` message to that recipient by that gateway around the receipt's submit date; of a
+    """The only open `unknown` message to that recipient by those gateways around the receipt's submit date; of a
     text of several segments the first that is open and not `taken` (message, segment) by another receipt."""
     if slip.to_check is None:
         return None
@@ -151,13 +177,14 @@ async def match_unknown(
     else:
         start, end = slip.received_at - HORIZON_S, slip.received_at
     rows = await driver.fetch(
-        _UNKNOWN, slip.gateway_id, slip.to_check, at(start), at(end), UNKNOWN_CANDIDATES
+        _UNKNOWN, list(gateway_ids), slip.to_check, at(start), at(end), UNKNOWN_CANDIDATES
     )
     if len({row[0] for row in rows}) != 1:
         return None
     for row in rows:
         if (row[0].bytes, row[1]) not in taken:
-            return Match(row[0].bytes, row[1], row[2], row[3], State.unknown)
+            others = [segment for segment in range(row[2]) if segment != row[1]] if slip.whole else []
+            return Match(row[0].bytes, row[1], row[2], row[3], State.unknown, row[4], others)
     return None
 
 
@@ -292,11 +319,11 @@ async def _moved(
         waited = max(0.0, (now - found.answered_at).total_seconds())
         key = (
             origin.tenant_id, origin.batch_id, origin.region, origin.category,
-            slip.gateway_id, int(before), int(state),
+            found.gateway_id, int(before), int(state),
         )  # fmt: skip
         tallies[key] = tallies.get(key, 0) + 1
         latency[key] = latency.get(key, 0) + int(waited * 1000)
-        moved.append(Moved(message_id, slip.gateway_id, state, _reason(slip), origin, waited))
+        moved.append(Moved(message_id, found.gateway_id, state, _reason(slip), origin, waited))
     await write_tallies(driver, tallies, now, latency)
     return moved
 

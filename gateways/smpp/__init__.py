@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateways.base import Gateway, Sink
-from gateways.smpp.config import binds_wanted, parse
+from gateways.smpp.config import account, binds_wanted, parse
 from gateways.smpp.gateway import SMPPGateway
 
-__all__ = ["binds_wanted", "build"]
+__all__ = ["account", "binds_wanted", "build"]
 
 
 def build(name: str, url: str, settings: Mapping[str, Any], sink: Sink) -> Gateway:

@@ -102,6 +102,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shift_languages: str = ""
 
     # Receipts and inbound texts
+    receipts_per: Literal["segment", "message"] = "segment"  # message: one for a text of several segments
+    # Gateways with the same account get each other's receipts; unless set, it is system_id@host:port.
+    account: str = ""
     submit_id: IdForm = "asis"
     receipt_id: IdForm = "asis"
     receipt_zone: str = "UTC"  # of the dates in receipts
@@ -213,6 +216,12 @@ def vendor_tlvs(values: Mapping[str, str]) -> bytes:
             raise ValueError(f"tlvs: {tag} can't be set, or is too long")
         written.append(pdu.tlv(number, octets))
     return b"".join(written)
+
+
+def account(url: str, settings: Mapping[str, Any] | None = None) -> str:
+    """The account at the SMSC that the gateway shares with every other gateway of the same account."""
+    config = parse("smpp", url, settings or {})
+    return config.options.account or f"{config.system_id}@{config.host}:{config.port}"
 
 
 def _parse(url: str, settings: Mapping[str, Any]) -> Config:

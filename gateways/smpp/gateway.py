@@ -143,7 +143,11 @@ class SMPPGateway:
         self.intake = Intake(
             name,
             sink,
-            ReceiptReader(options.receipt_id, ZoneInfo(options.receipt_zone)),
+            ReceiptReader(
+                options.receipt_id,
+                ZoneInfo(options.receipt_zone),
+                whole=options.receipts_per == "message",
+            ),
             Reassembler(options.alphabet, options.reassembly_s),
         )
         self._sink = sink

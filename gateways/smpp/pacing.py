@@ -18,11 +18,11 @@ import sys
 from collections import deque
 from math import inf
 
-_GRAIN_S = 0.02  # what went out is counted by so much: a sliding second is up to so much longer here
+_GRAIN_S = 0.01  # what went out is counted by so much: a sliding second is up to so much longer here
 _BURST = 0.1  # of the rate, but at least one segment
 _MIN_RATE = 1.0  # segments a second, however hard the SMSC throttles
 _EPISODE_S = 1.0  # throttled answers within so long are one event: they answer what left before the brake
-_EASE_S = 0.25  # how long the halved rate holds where it is known what the SMSC takes
+_EASE_S = 0.15  # how long the halved rate holds where it is known what the SMSC takes
 _SEASONED_S = 0.9  # traffic of so long says what the SMSC takes in a second
 # A limit that came from throttling alone is dropped when it reaches twice what ran at the time.
 _LIFT = 2.0
@@ -139,8 +139,11 @@ class Pacer:
         if self._limit is None:
             self._lift_at = max(running * _LIFT, _MIN_RATE * 8)
             self._probe_wait_s = _PROBE_FIRST_S
-        elif limit > self._limit * 1.1:
+        elif not 0.7 < limit / self._limit < 1.1:  # something has changed over there
             self._probe_wait_s = _PROBE_FIRST_S
+        elif now >= self._probe_at > self._eased_at + 1.0:  # by our step: what held until then still holds
+            limit = max(limit, self._limit)
+            self._probe_wait_s = min(self._probe_wait_s * 2, _PROBE_LAST_S)
         else:  # nothing was found: neither by our own step, nor by that of another bind of the account
             self._probe_wait_s = min(self._probe_wait_s * 2, _PROBE_LAST_S)
         self._limit = limit

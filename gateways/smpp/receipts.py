@@ -137,9 +137,11 @@ def is_receipt(message: pdu.Message) -> bool:
 
 
 class ReceiptReader:
-    """Reads the receipts of one gateway. `zone` is that of the carrier's dates, which name none."""
+    """Reads the receipts of one gateway. `zone` is that of the carrier's dates, which name none; `whole`: it
+    sends one for all segments of a text."""
 
-    def __init__(self, id_form: IdForm = "asis", zone: tzinfo = UTC) -> None:
+    def __init__(self, id_form: IdForm = "asis", zone: tzinfo = UTC, *, whole: bool = False) -> None:
+        self._whole = whole
         self._normalise = id_normaliser(id_form)
         self._zone = zone
         self._dates: dict[bytes, float | None] = {}
@@ -166,6 +168,7 @@ class ReceiptReader:
             _field(message.destination.lstrip(b"+")),
             self._unix(submitted),
             self._unix(done),
+            self._whole,
         )
 
     def _unix(self, written: bytes) -> float | None:

@@ -11,7 +11,8 @@ import msgspec
 
 from app.domain.message import Category, State
 from app.domain.recipient import to_check
-from app.store import receipts, sweeps
+from app.store import config, receipts, sweeps
+from app.store.audit import By
 from app.store.receipts import Slip
 from app.store.webhooks import Publisher
 from gateways.base import Accepted, Receipt
@@ -218,4 +219,28 @@ async def test_an_answer_that_cannot_be_stored_holds_back_no_other(world: World)
     await world.until_states(submitted=3)
     rows = await world.fetch("SELECT gateway_message_id FROM outcomes ORDER BY 1")
     assert [row[0].replace("\0", "") for row in rows] == ["+14152000001", "+14152000002", "+14152000003"]
+    await world.check_books()
+
+
+async def test_gateways_of_one_account_get_each_others_receipts(world: World, until: Callable) -> None:
+    """The SMSC spreads an account's receipts over its binds, whichever gateway they belong to."""
+    await world.gateway("twin")
+    async with world.database.begin() as connection:
+        route = {"to": "*", "gateways": ["twin"], "tenant_id": 2, "position": 1}
+        await config.create(connection, config.ROUTE, route, By("tests", "a test"))
+    local = await world.start()
+    binds = local.process.fleet.binds
+    await until(lambda: len(binds()) == 2 and all(bind.state == "bound" for bind in binds()))
+    await world.smsc.change(deliver_window=5)
+    people = [f"+1415200{n:04}" for n in range(40)]
+    await world.accept(people)
+    await world.accept(people, tenant=2)
+    await world.until_final()
+    assert set(await world.states()) == {State.delivered}
+    ((both, crossed),) = await world.fetch(
+        "SELECT count(DISTINCT o.gateway_id), count(*) FILTER (WHERE r.gateway_id <> o.gateway_id)"
+        " FROM receipts r JOIN outcomes o USING (message_id)"
+    )
+    assert both == 2
+    assert crossed > 0, "some came by the other gateway"
     await world.check_books()

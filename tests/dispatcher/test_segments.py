@@ -92,3 +92,26 @@ async def test_receipts_of_segments_that_were_never_answered_find_their_text(
     await world.until_state(one, State.unknown)
     await world.until_state(one, State.delivered)
     await world.check_books()
+
+
+async def test_one_receipt_may_speak_of_the_whole_text(make_world: MakeWorld, smsc: Smsc) -> None:
+    world = await make_world(smsc, receipts_per="message")
+    await world.start()
+    await smsc.change(per="message")
+    long, short = await world.accept([TO], body=LONG) + await world.accept(["+14152000002"])
+    await world.until_state(long, State.delivered)
+    await world.until_state(short, State.delivered)
+    assert (await smsc.stats())["receipts_acknowledged"] == 2
+    await world.check_books()
+
+
+async def test_the_one_receipt_of_a_text_that_was_never_answered_ends_it(
+    make_world: MakeWorld, smsc: Smsc
+) -> None:
+    world = await make_world(smsc, receipts_per="message", response_timeout_s=0.3)
+    await world.start()
+    await smsc.change(per="message")
+    (one,) = await world.accept(["+12025550195"], body=LONG)
+    await world.until_state(one, State.unknown)
+    await world.until_state(one, State.delivered)
+    await world.check_books()

@@ -120,3 +120,16 @@ def test_a_wrong_optional_parameter_is_named(tlvs):
     with pytest.raises(ValueError, match="tlvs") as error:
         gateways.make("carrier", "smpp://a:b@h", {"tlvs": tlvs}, None)
     assert "another text" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "account"),
+    [
+        ("smpp://a:b@smsc.example", "a@smsc.example:2775"),
+        ("smpps://a:b@smsc.example?window=5", "a@smsc.example:3550"),
+        ("smpp://a:b@smsc.example?account=main", "main"),
+        ("twilio://sid:token@api.twilio.com", ""),
+    ],
+)
+def test_gateways_of_one_system_id_at_one_address_share_an_account(url, account):
+    assert gateways.account(url) == account
