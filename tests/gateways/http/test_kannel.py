@@ -164,6 +164,26 @@ def test_receipts(state, answer, expected, error):
     assert (inbound, reply.status, reply.body) == ([], 200, b"")  # a word here would go out as a text
 
 
+# As Kannel 1.4.5 wrote them.
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("text=STOP+%C3%A9%40%E2%82%AC%C3%B1+~%5B&charset=UTF-8", "STOP é@€ñ ~["),
+        ("text=%00S%00T%00O%00P%00+%00%E9%00+%00%26%00+%00%25%00+%1E%A1&charset=UTF-16BE", "STOP é & % ạ"),
+        ("text=%00S%00T%00O%00P%00+%00%E9", "STOP é"),  # a get-url without %C
+        ("text=STOP", "STOP"),
+        ("text=%93quotes%94&charset=WINDOWS-1252", "“quotes”"),
+        ("text=%D8%3D&charset=UTF-16BE", "\ufffd"),  # half a pair
+        ("text=a&charset=rot13", "a"),
+        ("text=&charset=UTF-8", ""),
+    ],
+)
+def test_inbound_in_each_charset(query, text):
+    url = f"{CALLBACK}&from=%2B12025550101&to=12345&{query}&in=mo-1"
+    settings = parsed(callback_url="https://volley.example.org", token="t0ken-1")
+    assert kannel.receive(settings, "GET", url, {}, b"") == [Inbound("+12025550101", "12345", text, "mo-1")]
+
+
 def test_inbound():
     fields = {"from": "+12025550101", "to": "12345", "text": "Stop 👋", "in": "mo-1"}
     receipts, inbound, reply = call(fields)
