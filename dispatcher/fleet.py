@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -226,6 +226,31 @@ class Fleet:
             way.others = [*way.entries[way.probes :], *way.others]
             way.entries = way.entries[: way.probes]
         return way
+
+    def way_of_rests(
+        self,
+        pack: Pack,
+        entries: list[Entry],
+        closed: Mapping[str, float],
+        now_s: float,
+        fits: Callable[[Open], bool],
+    ) -> Way | None:
+        """The way of texts of which a carrier has a part: the first of their gateways that fits. None: each of these
+        is up, and none does. Health is no reason to wait: no other gateway can help."""
+        plan = self.table.plan(
+            Asked(pack.tenant_id, pack.category, pack.sender, pack.region, pack.country, pack.test)
+        )
+        choice = plan.uniform or plan.choice(entries[0].to, entries[0].recipient)
+        absent = []
+        for name in choice.gateways:
+            held = self.usable(name)
+            if held is None or f"gateway:{name}" in closed:
+                absent.append(name)
+            elif fits(held):
+                return Way(held, entries)
+        if choice.gateways and not absent:
+            return None
+        return self._waiting(tuple(absent), pack, entries, closed, now_s)
 
     def _split(
         self,

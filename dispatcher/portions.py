@@ -12,7 +12,7 @@ import msgspec
 
 from app.domain import ids, template, text
 from app.domain.message import Category, State
-from app.domain.pack import Entry
+from app.domain.pack import Entry, Pack, Rest
 from app.domain.recipient import to_check
 from app.policy import Decision
 from app.queue import throttles
@@ -54,6 +54,28 @@ class Room:
         return room
 
 
+def fits(rest: Rest, pack: Pack, entry: Entry, held: Open) -> bool:
+    """Whether a gateway cuts a text as that one did which has the other part of it."""
+    if rest.form < 0:
+        return held.row.id == -rest.form
+    coding = coding_for(pack, held)
+    try:
+        cut = text.segment(words_of(pack, entry), MAX_MASK_PARTS, coding)
+    except (KeyError, ValueError):
+        return True  # it goes nowhere, and `portion` says so
+    return text.form(cut.encoding, cut.header, cut.parts, coding.join) == rest.form
+
+
+def coding_for(pack: Pack, held: Open) -> text.Coding:
+    """How a gateway cuts the texts of a pack."""
+    return held.gateway.asked_coding if pack.shift_tables else held.gateway.coding
+
+
+def words_of(pack: Pack, entry: Entry) -> str:
+    """The text itself. Raises KeyError, ValueError."""
+    return template.parse(pack.body if entry.body is None else entry.body).render(entry.variables)
+
+
 class Portioner:
     """`closed`: throttles with nothing free, until (Unix seconds)."""
 
@@ -73,7 +95,12 @@ class Portioner:
         portion = Portion(decision, None, [], 0, held=[])  # type: ignore[arg-type]
         if not entries:
             return portion
-        way = self.fleet.way(parcel.pack, entries, parcel.attempt, self.closed, now_s)
+        if parcel.masks:
+            entries = self._alike(portion, entries, now_s)
+        way = self._way(decision, entries, now_s)
+        if way is None:
+            decision.stops += [(entry, State.failed, "half_sent") for entry in entries]
+            return portion
         if way.open is None:
             self._wait(portion, way, now_s)
             return portion
@@ -89,10 +116,10 @@ class Portioner:
         body = template.parse(pack.body)
         validity = None if pack.expires_at is None else max(1, int(pack.expires_at - now_s))
         category = Category(pack.category).name
-        coding = held.gateway.asked_coding if pack.shift_tables else held.gateway.coding
+        coding = coding_for(pack, held)
         for place, entry in enumerate(entries):
             try:
-                words = (body if entry.body is None else template.parse(entry.body)).render(entry.variables)
+                words = words_of(pack, entry) if entry.body is not None else body.render(entry.variables)
                 cut = text.segment(words, MAX_MASK_PARTS, coding)
             except (
                 KeyError,
@@ -101,8 +128,9 @@ class Portioner:
                 decision.stops.append((entry, State.failed, "unrenderable"))
                 continue
             total = len(cut.parts)
-            mask = parcel.masks.get(entry.index) or (1 << total) - 1
-            need = total if mask == (1 << total) - 1 else mask.bit_count()
+            rest = parcel.masks.get(entry.index)
+            mask = (1 << total) - 1 if rest is None else rest.mask
+            need = mask.bit_count()
             # A text longer than the whole window, or than the pace ever gives at once, goes alone when there is room
             # in the window: what does not fit comes back, what was too fast is made up for.
             alone = not portion.submissions and 0 < room == credit.whole.get(name)
@@ -114,7 +142,7 @@ class Portioner:
             message_id = ids.message_id(parcel.pack_id, entry.index)
             portion.submissions.append(
                 Submission(
-                    Tag(None, entry, message_id, to_check(entry.to), total),  # type: ignore[arg-type]
+                    Tag(None, entry, message_id, to_check(entry.to), total, coding.join),  # type: ignore[arg-type]
                     ids.text(message_id),
                     entry.to,
                     pack.sender,
@@ -137,9 +165,31 @@ class Portioner:
         return portion
 
     @staticmethod
+    def _alike(portion: Portion, entries: list[Entry], now_s: float) -> list[Entry]:
+        """Those that may go where the first one goes: a text of which a carrier has a part goes alone."""
+        masks = portion.decision.parcel.masks
+        first = entries[0]
+        alike = [first] if first.index in masks else [e for e in entries if e.index not in masks]
+        kept = {e.index for e in alike}
+        apart = [e for e in entries if e.index not in kept]
+        if apart:
+            portion.held.append((apart, now_s, "other_route", True))
+        return alike
+
+    def _way(self, decision: Decision, entries: list[Entry], now_s: float) -> Way | None:
+        """Where they go now. None: nowhere, ever."""
+        parcel = decision.parcel
+        rest = parcel.masks.get(entries[0].index) if parcel.masks else None
+        if rest is None:
+            return self.fleet.way(parcel.pack, entries, parcel.attempt, self.closed, now_s)
+        return self.fleet.way_of_rests(
+            parcel.pack, entries, self.closed, now_s, lambda held: fits(rest, parcel.pack, entries[0], held)
+        )
+
+    @staticmethod
     def _wait(portion: Portion, way: Way, now_s: float) -> None:
         """Nothing of it goes now."""
-        if portion.decision.stops or portion.decision.waits:
+        if portion.held or portion.decision.stops or portion.decision.waits:
             portion.held.append((way.stuck, now_s + way.wait_s, way.reason, False))
         else:
             portion.untouched = now_s + way.wait_s

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 from asyncpg.pgproto.pgproto import UUID as PgUUID
 
-from app.domain import ids, retry
+from app.domain import ids, retry, text
 from app.domain.message import State
-from app.domain.pack import Entry, Parcel, narrowed
+from app.domain.pack import Entry, Parcel, Rest, narrowed
 from app.domain.storable import word
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
@@ -65,7 +65,7 @@ class Work:
         self.left = segments
         self.base = (pack.tenant_id, pack.batch_id, pack.region, pack.category, gateway_id)
         self.submitted: dispatch.Tally = (*self.base, _SUBMITTING, int(State.submitted))
-        self.again: dict[tuple[int, str, dispatch.Tally], list[tuple[Entry, int]]] = {}
+        self.again: dict[tuple[int, str, dispatch.Tally], list[tuple[Entry, Rest | None]]] = {}
         self.multi: dict[bytes, list[retry.Part | None]] = {}
 
 
@@ -77,6 +77,7 @@ class Tag(msgspec.Struct, gc=False):
     message_id: bytes
     check: int
     total: int  # segments of the whole text
+    join: str  # what ties them together (`app.domain.text.Coding`)
 
 
 class Recorder:
@@ -170,15 +171,16 @@ class Recorder:
                 if tag.total == 1 and work.attempt == 1:
                     tallies[work.submitted] = tallies.get(work.submitted, 0) + 1
                 else:
-                    self._part(tag, submission.mask, segment, outcome, now_s)
+                    self._part(submission, segment, outcome, now_s)
             else:
-                self._not_accepted(tag, submission.mask, segment, outcome, now_s)
+                self._not_accepted(submission, segment, outcome, now_s)
             work.left -= 1
             if work.left == 0:
                 self._settled.append(work)
         self._wake.set()
 
-    def _not_accepted(self, tag: Tag, mask: int, segment: int, outcome: Outcome, now_s: float) -> None:
+    def _not_accepted(self, submission: Submission, segment: int, outcome: Outcome, now_s: float) -> None:
+        tag: Tag = submission.tag  # type: ignore[assignment]
         work, part = tag.work, part_of(outcome)
         row = (
             PgUUID(tag.message_id), work.attempt, segment, tag.total, work.gateway_id, KINDS[part.kind],
@@ -186,20 +188,22 @@ class Recorder:
         )  # fmt: skip
         self._next.outcomes.append(row)
         self._metrics.outcome(work.gateway_name, outcome)
-        self._part(tag, mask, segment, outcome, now_s)
+        self._part(submission, segment, outcome, now_s)
 
-    def _part(self, tag: Tag, mask: int, segment: int, outcome: Outcome, now_s: float) -> None:
+    def _part(self, submission: Submission, segment: int, outcome: Outcome, now_s: float) -> None:
         """The message moves when all of its segments that were sent have their outcome."""
+        tag: Tag = submission.tag  # type: ignore[assignment]
         if tag.total == 1:
-            self._conclude(tag, [part_of(outcome)], now_s)
+            self._conclude(submission, [part_of(outcome)], now_s)
             return
         parts = tag.work.multi.setdefault(tag.message_id, [None] * tag.total)
         parts[segment] = part_of(outcome)
-        if all(parts[i] is not None for i in range(tag.total) if mask >> i & 1):
+        if all(parts[i] is not None for i in range(tag.total) if submission.mask >> i & 1):
             del tag.work.multi[tag.message_id]
-            self._conclude(tag, parts, now_s)
+            self._conclude(submission, parts, now_s)
 
-    def _conclude(self, tag: Tag, parts: Sequence[retry.Part | None], now_s: float) -> None:
+    def _conclude(self, submission: Submission, parts: Sequence[retry.Part | None], now_s: float) -> None:
+        tag: Tag = submission.tag  # type: ignore[assignment]
         work, pack = tag.work, tag.work.parcel.pack
         end = retry.conclude(
             parts,
@@ -215,7 +219,11 @@ class Recorder:
             # One parcel for all that wait about as long, for the same reason. The move back to the queue is
             # counted with the parcel: a receipt may come in between and end the message.
             slot = (int(end.again_s * 4), end.reason or "retry", moves.pop())
-            work.again.setdefault(slot, []).append((tag.entry, end.mask))
+            rest = None
+            if end.mask:
+                cut = submission
+                rest = Rest(end.mask, text.form(cut.encoding, cut.header, cut.parts, tag.join))
+            work.again.setdefault(slot, []).append((tag.entry, rest))
         if work.attempt == 1:
             for key in moves:
                 self._next.tallies[key] = self._next.tallies.get(key, 0) + 1
@@ -291,7 +299,7 @@ class Recorder:
                 old.priority,
                 now_s + (quarter_s + 1) / 4,
                 narrowed(old.pack, [e.index for e, _ in items]),
-                {e.index: mask for e, mask in items if mask},
+                {e.index: rest for e, rest in items if rest is not None},
             )
             out.append(dispatch.Again(parcel, reason, move))
         return out

@@ -52,10 +52,21 @@ class Pack(msgspec.Struct, array_like=True, gc=False):
     campaign: str | None = None  # by which a campaign's own cap counts
 
 
+class Rest(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What is left of a text of which a carrier took a part: the `mask` of its segments, and how it was cut.
+
+    `form` is `app.domain.text.form`; negative: as the gateway of that id cuts it. The rest goes only by a gateway
+    that cuts the text in that way, or it would not fit what the phone has.
+    """
+
+    mask: int
+    form: int
+
+
 class Parcel(msgspec.Struct, array_like=True, gc=False):
     """The still open messages of a pack, as Redis holds them. `pack.entries` has only those.
 
-    `attempt` counts from 1; `masks` says which segments of a message are to be sent again (absent: all).
+    `attempt` counts from 1; `masks` says what of a message is to be sent (absent: all of it).
     """
 
     id: bytes
@@ -65,7 +76,7 @@ class Parcel(msgspec.Struct, array_like=True, gc=False):
     priority: int
     due_at: float
     pack: Pack
-    masks: dict[int, int] = {}
+    masks: dict[int, Rest] = {}
 
     @property
     def lane(self) -> str:

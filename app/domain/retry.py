@@ -37,7 +37,10 @@ class Part(msgspec.Struct, frozen=True, gc=False):
 
 
 class Conclusion(msgspec.Struct, gc=False):
-    """What one attempt came to: the moves of the message, and what is to be tried again (`mask`: segments)."""
+    """What one attempt came to: the moves of the message, and what is to be tried again.
+
+    `mask`: these segments only; 0: all of the text, and in whatever way the next gateway cuts it.
+    """
 
     moves: list[tuple[State, State]]
     reason: str | None = None
@@ -145,5 +148,10 @@ def conclude(
         )
         moves = [(here, verdict.state)]
         wrong = ("again",)
+    return Conclusion(moves, worst.reason, raw, verdict.again_s, repeated(parts, wrong))
+
+
+def repeated(parts: Sequence[Part | None], wrong: Sequence[Kind]) -> int:
+    """The mask of the segments that have to go again; 0 when it is all of them."""
     mask = sum(1 << i for i, part in enumerate(parts) if part is not None and part.kind in wrong)
-    return Conclusion(moves, worst.reason, raw, verdict.again_s, mask if len(parts) > 1 else 0)
+    return 0 if mask == (1 << len(parts)) - 1 else mask

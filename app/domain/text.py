@@ -357,11 +357,11 @@ def count(text: str, coding: Coding = PLAIN) -> int:
     return len(_cut_gsm7(septets, GSM7_PART))
 
 
-def form(cut: Segments, join: str) -> int:
+def form(encoding: str, header: bytes, parts: tuple[bytes, ...], join: str) -> int:
     """A number (1 to 2³¹ - 1) for the way in which a text was cut. Segments of two cuts of one text fit together
     when their forms are equal."""
-    sizes = ",".join(str(len(part)) for part in cut.parts)
-    return zlib.crc32(f"{cut.encoding} {cut.header.hex()} {join} {sizes}".encode()) >> 1 or 1
+    sizes = ",".join(str(len(part)) for part in parts)
+    return zlib.crc32(f"{encoding} {header.hex()} {join} {sizes}".encode()) >> 1 or 1
 
 
 def udh(reference: int, total: int, index: int, wide: bool = False, header: bytes = b"") -> bytes:

@@ -313,14 +313,15 @@ def _submitted(last: Attempt, attempts: tuple[Attempt, ...]) -> Standing:
     if not last.outcomes:
         return Standing(State.submitting, at=last.at, attempts=attempts)
     newest_of: dict[int, Outcome] = {}
+    segments = last.outcomes[0].segments
     for attempt in attempts:
         for outcome in attempt.outcomes:
-            newest_of[outcome.segment] = outcome
+            if outcome.segments == segments:  # not what another gateway had cut otherwise, and sent in vain
+                newest_of[outcome.segment] = outcome
     unknown = next((one for one in newest_of.values() if one.kind == UNKNOWN), None)
     at_ = max(one.at for one in newest_of.values())
     if unknown is not None:
         return Standing(State.unknown, unknown.reason, unknown.raw, at_, attempts=attempts)
-    segments = next(iter(newest_of.values())).segments
     if len(newest_of) == segments and all(one.kind == ACCEPTED for one in newest_of.values()):
         return Standing(State.submitted, at=at_, attempts=attempts)
     return Standing(State.submitting, at=at_, attempts=attempts)

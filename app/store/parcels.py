@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import asyncpg
 import msgspec
 
-from app.domain.pack import Parcel, decode_pack, indexes_of, narrowed
+from app.domain.pack import Parcel, Rest, decode_pack, indexes_of, narrowed
 from app.store.intake import as_uuid, at
 
 PAGE = 500
 HORIZON_S = 900  # what is due later waits in PostgreSQL alone
-_MASKS = msgspec.msgpack.Decoder(dict[int, int])
+_MASKS = msgspec.msgpack.Decoder(dict[int, Rest])
 
 _OPEN = """
 SELECT p.id, p.pack_id, p.generation, p.attempt, p.priority, p.due_at, p.members, p.masks, k.payload
@@ -50,8 +50,8 @@ def parcel_of(row: asyncpg.Record) -> Parcel:
     )
 
 
-def decode_masks(raw: bytes) -> dict[int, int]:
-    """{pack index: segments to repeat}, as the column keeps it."""
+def decode_masks(raw: bytes) -> dict[int, Rest]:
+    """{pack index: what is left of the text}, as the column keeps it."""
     return _MASKS.decode(raw)
 
 

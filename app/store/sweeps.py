@@ -15,7 +15,7 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 
 from app.domain import ids, retry
 from app.domain.message import State
-from app.domain.pack import Entry, Parcel, indexes_of, narrowed
+from app.domain.pack import Entry, Parcel, Rest, indexes_of, narrowed
 from app.store import locks
 from app.store.dispatch import OUTCOME_COLUMNS, Tally, are_final, insert_parcels, write_finals, write_tallies
 from app.store.intake import at
@@ -77,6 +77,9 @@ class _Estate(msgspec.Struct):
 
     attempts: dict[tuple[bytes, int], tuple[int, int, int]]  # (message, attempt) -> kind, gateway, mask
     outcomes: dict[tuple[bytes, int], dict[int, tuple[int, str, float]]]  # -> segment -> kind, reason, at
+    totals: dict[
+        tuple[bytes, int], int
+    ]  # (message, attempt) -> segments of the whole text, as its outcomes say
     final: set[bytes]
 
     @classmethod
@@ -88,7 +91,8 @@ class _Estate(msgspec.Struct):
             members,
         )
         outcomes = await driver.fetch(
-            "SELECT message_id, attempt, segment, kind, reason, at FROM outcomes WHERE message_id = ANY($1)",
+            "SELECT message_id, attempt, segment, kind, reason, at, segments FROM outcomes"
+            " WHERE message_id = ANY($1)",
             members,
         )
         by_attempt: dict[tuple[bytes, int], dict[int, tuple[int, str, float]]] = {}
@@ -97,6 +101,7 @@ class _Estate(msgspec.Struct):
         return cls(
             {(r[0].bytes, r[1]): (r[2], r[3] or 0, r[4]) for r in attempts},
             by_attempt,
+            {(r[0].bytes, r[1]): r[6] for r in outcomes},
             await are_final(driver, messages),
         )
 
@@ -116,7 +121,7 @@ class _Settlement:
 
     def settle(self, parcel: Parcel, estate: _Estate) -> None:
         never: list[Entry] = []
-        again: list[tuple[Entry, int]] = []
+        again: list[tuple[Entry, Rest | None]] = []
         for entry in parcel.pack.entries:
             key = (ids.message_id(parcel.pack_id, entry.index), parcel.attempt)
             attempt = estate.attempts.get(key)
@@ -124,15 +129,18 @@ class _Settlement:
                 never.append(entry)
             elif attempt[0] == _SUBMITTING:
                 known = estate.outcomes.get(key, {})
-                end = self._conclude(parcel, entry, key[0], attempt, known, final=key[0] in estate.final)
+                total = _total(parcel, entry, attempt[2], key, estate)
+                final = key[0] in estate.final
+                end = self._conclude(parcel, entry, key[0], attempt, known, total=total, final=final)
                 if end is not None and end.again_s is not None:
-                    again.append((entry, end.mask))
+                    # how that gateway cuts texts is not known here
+                    again.append((entry, Rest(end.mask, -attempt[1]) if end.mask else None))
         if never:
-            self.back.append(self._parcel(parcel, [(e, parcel.masks.get(e.index, 0)) for e in never], 0))
+            self.back.append(self._parcel(parcel, [(e, parcel.masks.get(e.index)) for e in never], 0))
         if again:
             self.back.append(self._parcel(parcel, again, 1))
 
-    def _parcel(self, old: Parcel, items: Sequence[tuple[Entry, int]], more: int) -> Parcel:
+    def _parcel(self, old: Parcel, items: Sequence[tuple[Entry, Rest | None]], more: int) -> Parcel:
         due = self.now_s + (retry.UNKNOWN_DELAY_S if more else 0)
         return Parcel(
             ids.new_id(self.now_s),
@@ -142,7 +150,7 @@ class _Settlement:
             old.priority,
             due,
             narrowed(old.pack, [e.index for e, _ in items]),
-            {e.index: mask for e, mask in items if mask},
+            {e.index: rest for e, rest in items if rest is not None},
         )
 
     def _conclude(
@@ -153,12 +161,13 @@ class _Settlement:
         attempt: tuple[int, int, int],
         known: dict[int, tuple[int, str, float]],
         *,
+        total: int,
         final: bool,
     ) -> retry.Conclusion | None:
         """What one attempt came to. What the dead one had concluded itself is counted already: only the text that
         it was to repeat is still to be put into a parcel (None: there is nothing to do)."""
         _, gateway_id, mask = attempt
-        pack, total = parcel.pack, max(entry.segments, mask.bit_length())
+        pack = parcel.pack
         parts: list[retry.Part | None] = [None] * total
         lost = []
         for segment in range(total):
@@ -181,7 +190,7 @@ class _Settlement:
         if lost:
             self._count(parcel, entry, message_id, gateway_id, lost, total, end)
         elif end.state.final:  # by a hair: it had drawn another delay, and did not end the text
-            end = msgspec.structs.replace(end, again_s=0.0, mask=_repeated(parts))
+            end = msgspec.structs.replace(end, again_s=0.0, mask=retry.repeated(parts, ("again",)))
         if not lost and end.again_s is not None:  # the move back to the queue goes with the new parcel
             doubtful = any(part is not None and part.kind == "unknown" for part in parts)
             before = State.unknown if doubtful else State.submitting
@@ -223,10 +232,14 @@ class _Settlement:
             self.changes.append(Change(pack.tenant_id, message_id, end.state, end.reason))
 
 
-def _repeated(parts: Sequence[retry.Part | None]) -> int:
-    """The segments that an explicit refusal leaves to be sent again; 0: a text of one."""
-    mask = sum(1 << i for i, part in enumerate(parts) if part is not None and part.kind == "again")
-    return mask if len(parts) > 1 else 0
+def _total(parcel: Parcel, entry: Entry, mask: int, key: tuple[bytes, int], estate: _Estate) -> int:
+    """Segments of a text as it was cut for an attempt; another gateway may have cut it otherwise than intake did."""
+    message_id, attempt = key
+    if key in estate.totals:
+        return estate.totals[key]
+    if entry.index not in parcel.masks:  # all of it went
+        return mask.bit_length() or entry.segments
+    return estate.totals.get((message_id, attempt - 1)) or max(entry.segments, mask.bit_length())
 
 
 _TO_CLOSE = """

@@ -78,3 +78,11 @@ def test_the_age_of_a_text_that_waited_does_not_fail_it_at_its_first_attempt() -
 
 def test_the_carriers_own_delay_goes_before_ours() -> None:
     assert refused(attempt=5, left_us=True, delay_s=0.25).again_s == 0.25
+
+
+def test_what_is_refused_whole_may_be_cut_anew_and_a_rest_may_not():
+    again, taken = retry.Part("again", "throttled"), retry.Part("accepted")
+    assert retry.repeated([again, again, again], ("again",)) == 0
+    assert retry.repeated([taken, again, again], ("again",)) == 0b110
+    assert retry.repeated([None, again], ("again",)) == 0b10, "the first one was taken before"
+    assert retry.repeated([again], ("again",)) == 0

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.domain import ids
-from app.domain.pack import Entry, Pack, Parcel
+from app.domain.pack import Entry, Pack, Parcel, Rest
 from app.queue import lanes
 from app.queue.connection import WAKE, EpochLost, Queue
 
@@ -67,7 +67,7 @@ async def test_offering_twice_leaves_one(queue: Queue) -> None:
 
 async def test_what_comes_out_is_what_went_in(queue: Queue) -> None:
     one = parcel()
-    one.masks = {3: 0b101}
+    one.masks = {3: Rest(0b101, 77)}
     await lanes.offer(queue, [one])
     assert await claim(queue) == [one]
 
