@@ -81,12 +81,14 @@ class _Text(msgspec.Struct):
     country: str
     match: Match | None
     users: list[int]
+    pooled: frozenset[int] = frozenset()  # tenants that have, or had, the address in a sender pool
 
-    @property
-    def sender_scope(self) -> str:
-        """The sender that a stop is about; '' for all of the tenant."""
+    def sender_scope(self, tenant_id: int) -> str:
+        """The sender that a stop is about; '' for all of the tenant: who is texted from a pool knows one address of
+        several, and a pool that changes may choose another."""
         assert self.match is not None
-        return "" if self.match.keyword.casefold() in STOP_ALL else self.to
+        everything = self.match.keyword.casefold() in STOP_ALL or tenant_id in self.pooled
+        return "" if everything else self.to
 
 
 @cache
@@ -186,7 +188,9 @@ async def _find_users(
 ) -> None:
     """Who uses the address that a text came to: its owner first, who is the one that last sent there."""
     registered = await store.registered(driver, [text.to for text in texts])
+    pooled = await store.pooled(driver, [text.to for text in texts])
     for text in texts:
+        text.pooled = frozenset(tenant_id for tenant_id, address in pooled if address == text.to)
         belongs = registered.get(text.to, [])
         stop = text.match is not None and text.match.action == "stop"
         if len(belongs) == 1 and not stop:  # no need to look at what was sent
@@ -234,7 +238,7 @@ async def _act(
                 lifted.append((tenants[tenant_id], text))
         return None
     for tenant_id in text.users:
-        stop = rules.Stop(text.sender, text.sender_scope, "stop_keyword", evidence)
+        stop = rules.Stop(text.sender, text.sender_scope(tenant_id), "stop_keyword", evidence)
         await rules.suppress_within(
             driver, queue, _owner(tenants[tenant_id]), [stop], source=book.KEYWORD, actor=ACTOR, now_s=now_s
         )

@@ -22,6 +22,7 @@ from app.domain import ids
 from app.domain.message import Category
 from app.domain.pack import PACK_SIZE, Entry, Pack
 from app.domain.phone import InvalidNumber, parse
+from app.domain.routing import POOL_MARK, Member, sender_for
 from app.domain.template import Template, TemplateError
 from app.domain.template import parse as parse_template
 from app.domain.text import TextError, count
@@ -74,6 +75,7 @@ class Terms(msgspec.Struct):
     expires_at: float | None
     retry_unknown: bool
     campaign: str | None = None
+    pool: tuple[Member, ...] | None = None  # `sender` names it; each recipient has one of it
 
 
 class StoredTemplate(msgspec.Struct, frozen=True):
@@ -172,6 +174,8 @@ def _sender(sender: str | None, caller: Caller) -> str:
         sender = caller.settings.get("default_sender")
         if not sender:
             raise field_problem("/sender", "sender_required", "send a sender: this tenant has no default")
+    if sender.startswith(POOL_MARK):
+        return sender  # whether there is such a pool, `posting.with_pool` asks
     if _NUMBER.match(sender):
         return sender.lstrip("+")
     if not _NAME.match(sender):
@@ -242,7 +246,7 @@ class Drafting:
         self._hash = hashlib.blake2b(key=hash_key, digest_size=8)
         self._regions = regions
         self._batch_id = batch_id
-        self._groups: dict[tuple[str, str], list[Entry]] = {}
+        self._groups: dict[tuple[str, str, str], list[Entry]] = {}
         self.rejected: list[wire.Rejection] = []
 
     def entry(
@@ -271,6 +275,11 @@ class Drafting:
         entry = Entry(0, number.e164, digest.digest(), segments, filled, None, reference, extra)
         return self._regions.region(number.e164, number.country), number.country, entry
 
+    def sender(self, country: str, entry: Entry) -> str:
+        """The address that this recipient is texted from."""
+        pool = self._terms.pool
+        return self._terms.sender if pool is None else sender_for(pool, country, entry.recipient)
+
     def add(self, recipients: Sequence[wire.Recipient], first: int, base: str = "/recipients") -> None:
         """Take these; what can't be accepted is in `rejected` with its index from `first`."""
         groups, entry_of = self._groups, self.entry
@@ -282,9 +291,10 @@ class Drafting:
             except Refused as refused:
                 self.reject(index, base, refused)
                 continue
-            group = groups.get((region, country))
+            key = (region, country, self.sender(country, entry))
+            group = groups.get(key)
             if group is None:
-                group = groups[(region, country)] = []
+                group = groups[key] = []
             entry.index = len(group) % PACK_SIZE
             group.append(entry)
 
@@ -304,13 +314,16 @@ class Drafting:
     def drafts(self, now_s: float) -> Iterator[Draft]:
         """The packs, region by region."""
         terms = self._terms
-        for (region, country), entries in self._groups.items():
+        for (region, country, sender), entries in self._groups.items():
             for start in range(0, len(entries), PACK_SIZE):
-                pack = pack_of(terms, self._batch_id, region, country, entries[start : start + PACK_SIZE])
+                part = entries[start : start + PACK_SIZE]
+                pack = pack_of(terms, self._batch_id, region, country, sender, part)
                 yield Draft(ids.new_id(now_s), pack, terms.due_at, terms.priority)
 
 
-def pack_of(terms: Terms, batch_id: bytes | None, region: str, country: str, entries: list[Entry]) -> Pack:
+def pack_of(
+    terms: Terms, batch_id: bytes | None, region: str, country: str, sender: str, entries: list[Entry]
+) -> Pack:
     """Those entries under those terms."""
     return Pack(
         terms.tenant_id,
@@ -318,7 +331,7 @@ def pack_of(terms: Terms, batch_id: bytes | None, region: str, country: str, ent
         region,
         country,
         terms.category,
-        terms.sender,
+        sender,
         terms.body,
         terms.template,
         terms.expires_at,

@@ -29,6 +29,7 @@ from app.api.entrance import Answer, Request
 from app.api.idempotency import REPLAYED, checked_key, judged, request_hash
 from app.api.problems import FieldError, Problem, field_problem
 from app.domain import ids
+from app.domain.routing import POOL_MARK
 from app.intake import Full, Keyed, Single
 from app.store.batches import BatchState, NewBatch, RejectionRow
 from app.store.idempotency import Kept, Slot, StoredAnswer, encode_answer
@@ -76,7 +77,7 @@ async def _single(raw: bytes, caller: Caller, context: Context) -> Single:
     decoding.refuse_doubles(raw, _ONCE)
     now_s = context.clock() // DUE_STEP_S * DUE_STEP_S
     template = await template_of(posted.template, caller, context)
-    terms = terms_of(posted, caller, template, now_s)
+    terms = await with_pool(terms_of(posted, caller, template, now_s), context)
     drafting = Drafting(terms, caller.hash_key, await context.references.regions(), None)
     try:
         region, country, entry = drafting.entry(
@@ -84,7 +85,8 @@ async def _single(raw: bytes, caller: Caller, context: Context) -> Single:
         )
     except Refused as refused:
         raise refused_problem(refused) from None
-    return Single(pack_of(terms, None, region, country, [entry]), terms.due_at, terms.priority)
+    sender = drafting.sender(country, entry)
+    return Single(pack_of(terms, None, region, country, sender, [entry]), terms.due_at, terms.priority)
 
 
 def _posted(message_id: bytes, state: wire.OpenState, segments: int) -> bytes:
@@ -108,7 +110,8 @@ async def post_batch(request: Request, context: Context) -> Answer:
     if not posted.recipients and not undecoded:
         raise field_problem("/recipients", "too_short", "a batch has at least one recipient")
     now_s = context.clock()
-    terms = terms_of(posted, caller, await template_of(posted.template, caller, context), now_s)
+    template = await template_of(posted.template, caller, context)
+    terms = await with_pool(terms_of(posted, caller, template, now_s), context)
     extra = extra_of(posted, caller)
     batch_id = ids.new_id(now_s)
     drafting = Drafting(terms, caller.hash_key, await context.references.regions(), batch_id)
@@ -280,6 +283,13 @@ def count_rejected(context: Context, rejected: Sequence[wire.Rejection]) -> None
 async def template_of(label: str | None, caller: Caller, context: Context) -> StoredTemplate | None:
     """The template that a request names."""
     return None if label is None else await context.references.template(caller.tenant_id, label)
+
+
+async def with_pool(terms: Terms, context: Context) -> Terms:
+    """The terms with the pool that their sender names. Raises Problem (422)."""
+    if terms.sender.startswith(POOL_MARK):
+        terms.pool = await context.references.pool(terms.tenant_id, terms.sender.removeprefix(POOL_MARK))
+    return terms
 
 
 def _replayed(kept: Kept, wanted: bytes, context: Context) -> Answer:

@@ -1,4 +1,4 @@
-"""What every request looks up, remembered for a moment: region prefixes and templates.
+"""What every request looks up, remembered for a moment: region prefixes, sender pools and templates.
 
 Guarantee: a change is seen within KEPT_S; a template that isn't found is asked for each time.
 """
@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 from app.api.drafting import Regions, StoredTemplate
 from app.api.problems import field_problem
-from app.store import reference
+from app.domain.routing import Member
+from app.store import config, reference
 from app.store.engine import Database
 
 KEPT_S = 1.0
 MAX_TEMPLATES = 10_000
+MAX_POOLS = 1_000
 
 
 class References:
@@ -23,6 +25,7 @@ class References:
         self._database = database
         self._clock = clock
         self._regions: tuple[float, Regions] | None = None
+        self._pools: dict[tuple[int, str], tuple[float, tuple[Member, ...]]] = {}
         self._templates: dict[tuple[int, str], tuple[float, StoredTemplate]] = {}
 
     async def regions(self) -> Regions:
@@ -33,6 +36,23 @@ class References:
         async with self._database.driver() as driver:
             found = Regions.of(await reference.region_prefixes(driver))
         self._regions = (until, found)
+        return found
+
+    async def pool(self, tenant_id: int, name: str) -> tuple[Member, ...]:
+        """A tenant's sender pool. Raises Problem (422)."""
+        known = self._pools.get((tenant_id, name))
+        if known is not None and known[0] >= self._clock():
+            return known[1]
+        until = self._clock() + KEPT_S
+        found = None
+        if "\x00" not in name:
+            async with self._database.driver() as driver:
+                found = await config.pool(driver, tenant_id, name)
+        if found is None:
+            raise field_problem("/sender", "invalid_sender", "there is no such sender pool")
+        if len(self._pools) >= MAX_POOLS:
+            self._pools.clear()
+        self._pools[(tenant_id, name)] = (until, found)
         return found
 
     async def template(self, tenant_id: int, label: str) -> StoredTemplate:

@@ -70,6 +70,7 @@ async def post_upload(request: Request, context: Context) -> Answer:
     terms = drafting.terms_of(
         asked, caller, await posting.template_of(asked.template, caller, context), now_s
     )
+    terms = await posting.with_pool(terms, context)
     extra = drafting.extra_of(asked, caller)
     reader = CsvRows(terms.parsed.names) if media in CSV else NdjsonRows()
     wanted = request_hash(query.encode(), b"csv" if media in CSV else b"ndjson")

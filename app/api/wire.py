@@ -26,8 +26,9 @@ Text = Annotated[
 Sender = Annotated[
     str,
     Meta(
-        max_length=20,
-        description="A number with its calling code, a short code, or up to 11 letters, digits and spaces.",
+        max_length=69,
+        description="A number with its calling code, a short code, up to 11 letters, digits and spaces, or `pool:` and "
+        "the name of a sender pool.",
     ),
 ]
 TemplateName = Annotated[

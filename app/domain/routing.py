@@ -27,6 +27,7 @@ STRATEGIES: tuple[Strategy, ...] = ("preference", "weight", "cost")
 TEST_GATEWAY = "sandbox"  # where texts of test keys go, and nothing else does it for them
 ANYWHERE = "*"
 MEMO_LIMIT = 50_000
+POOL_MARK = "pool:"  # before a pool's name, in the place of a sender
 SWITCH_AFTER = 2  # attempts with the first choice; from then on a refused text begins with the next one
 
 

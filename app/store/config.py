@@ -212,11 +212,13 @@ async def version_of(driver: asyncpg.Connection) -> int:
 
 
 async def pool(driver: asyncpg.Connection, tenant_id: int, name: str) -> tuple[routing.Member, ...] | None:
-    """A sender pool's members; None: the tenant has no such pool."""
+    """A sender pool's members, those that were taken away left out; None: the tenant has no such pool."""
     members = await driver.fetchval(
         "SELECT members FROM sender_pools WHERE tenant_id = $1 AND name = $2", tenant_id, name
     )
-    return None if members is None else msgspec.convert(members, tuple[routing.Member, ...])
+    if members is None:
+        return None
+    return msgspec.convert([one for one in members if not one.get("retired")], tuple[routing.Member, ...])
 
 
 async def rows(connection: AsyncConnection, kind: Kind, **where: object) -> list[dict[str, Any]]:
@@ -305,6 +307,8 @@ async def change(
     checked = {name: kind.check(name, value) for name, value in values.items()}
     await _lock(connection)
     old = await _current(connection, kind, key, version)
+    if kind is POOL:
+        checked["members"] = _with_retired(checked["members"], old["members"])
     fresh = {name: value for name, value in checked.items() if old[name] != value}
     if not fresh:
         return old
@@ -396,13 +400,22 @@ async def _check_members(
     """A pool's addresses are the tenant's: who answers to one of them is heard by that tenant."""
     ours = {row["address"] for row in await rows(connection, SENDER, tenant_id=tenant_id)}
     for place, member in enumerate(members):
-        if member["address"] not in ours:
+        if member["address"] not in ours and not member.get("retired"):
             raise Invalid(f"members/{place}/address", "register the sender first")
+
+
+def _with_retired(
+    members: Sequence[Mapping[str, Any]], old: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Who was texted from an address that the pool no longer uses may still answer STOP to it: it stays known."""
+    kept = {member["address"] for member in members}
+    gone = [{**member, "retired": True} for member in old if member["address"] not in kept]
+    return [*map(dict, members), *gone[-MAX_MEMBERS:]]
 
 
 async def _check_unused(connection: AsyncConnection, sender: Mapping[str, Any]) -> None:
     for row in await rows(connection, POOL, tenant_id=sender["tenant_id"]):
-        if any(member["address"] == sender["address"] for member in row["members"]):
+        if any(m["address"] == sender["address"] and not m.get("retired") for m in row["members"]):
             raise Invalid("address", f"the pool {row['name']!r} uses it")
 
 

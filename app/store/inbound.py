@@ -111,6 +111,16 @@ async def owners(driver: asyncpg.Connection) -> dict[int, Owner]:
     return {row["id"]: Owner(row["id"], row["name"], bytes(row["hash_key"]), row["settings"]) for row in rows}
 
 
+async def pooled(driver: asyncpg.Connection, addresses: Sequence[str]) -> set[tuple[int, str]]:
+    """Which tenants have which of these addresses in a sender pool, or had it there."""
+    rows = await driver.fetch(
+        "SELECT p.tenant_id, m->>'address' AS address FROM sender_pools p, jsonb_array_elements(p.members) m"
+        " WHERE m->>'address' = ANY($1::text[])",
+        list(addresses),
+    )
+    return {(row["tenant_id"], row["address"]) for row in rows}
+
+
 async def registered(driver: asyncpg.Connection, addresses: Sequence[str]) -> dict[str, list[int]]:
     """The tenants to whom these addresses belong by the sender table."""
     found: dict[str, list[int]] = defaultdict(list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -47,7 +48,8 @@ class PoolPage(BaseModel):
 
 
 class NewPool(Change):
-    """All members. One that is taken away leaves its people to the others; the others keep theirs."""
+    """All members. One that is taken away leaves its people to the others; the others keep theirs. A STOP to any
+    member, also a former one, holds for all senders of the tenant."""
 
     members: Annotated[list[Member], Field(min_length=1, max_length=config.MAX_MEMBERS)]
 
@@ -57,7 +59,7 @@ async def list_pools(request: Request, caller: Reader) -> PoolPage:
     """The tenant's pools."""
     async with context_of(request).database.connect() as connection:
         rows = await config.rows(connection, POOL, tenant_id=caller.tenant_id)
-    return PoolPage(data=[Pool.model_validate(row) for row in rows])
+    return PoolPage(data=[_view(row) for row in rows])
 
 
 @router.get("/v1/pools/{name}", summary="One sender pool")
@@ -65,7 +67,7 @@ async def get_pool(name: Name, request: Request, caller: Reader) -> Pool:
     """A pool."""
     with changing():
         async with context_of(request).database.connect() as connection:
-            return Pool.model_validate(await config.read(connection, POOL, _key(caller, name)))
+            return _view(await config.read(connection, POOL, _key(caller, name)))
 
 
 @router.put("/v1/pools/{name}", summary="Set a sender pool")
@@ -76,10 +78,8 @@ async def put_pool(name: Name, body: NewPool, request: Request, caller: Operator
     with changing():
         async with context_of(request).database.begin() as connection:
             if body.version is None and not await config.rows(connection, POOL, **key):
-                return Pool.model_validate(await config.create(connection, POOL, {**key, **values}, actor))
-            return Pool.model_validate(
-                await config.change(connection, POOL, key, values, actor, version=body.version)
-            )
+                return _view(await config.create(connection, POOL, {**key, **values}, actor))
+            return _view(await config.change(connection, POOL, key, values, actor, version=body.version))
 
 
 @router.delete("/v1/pools/{name}", summary="Remove a sender pool", status_code=204)
@@ -92,6 +92,13 @@ async def remove_pool(
             actor = by(caller, reason, caller.tenant_id)
             await config.remove(connection, POOL, _key(caller, name), actor)
     return Response(status_code=204)
+
+
+def _view(row: Mapping[str, Any]) -> Pool:
+    members = [
+        Member(address=m["address"], countries=m["countries"]) for m in row["members"] if not m.get("retired")
+    ]
+    return Pool(name=row["name"], members=members, version=row["version"], updated_at=row["updated_at"])
 
 
 def _key(caller: Caller, name: str) -> dict[str, Any]:
