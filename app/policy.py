@@ -18,6 +18,7 @@ from app.domain.contacts import NO_RULES, TenantRules, brand_scope, campaign_of,
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Pack, Parcel
 from app.domain.recipient import hash_of
+from app.queue.connection import Queue
 from app.queue.rules import (
     BUDGET_SPENT,
     CAMPAIGN_CAPPED,
@@ -35,6 +36,9 @@ from app.queue.rules import (
     Question,
 )
 from app.queue.rules import Cap as Limit
+from app.queue.rules import (
+    check as ask_copy,
+)
 
 Step = tuple[str, str, str, str]
 """(check, rule, version, verdict)"""
@@ -398,6 +402,21 @@ def _frees(answer: Answer, now_s: float) -> dict[int, float]:
         place: math.ceil(answer.free_at_s.get(place, now_s + CAP_RETRY_S) / WAIT_STEP_S) * WAIT_STEP_S
         for place in held
     }
+
+
+async def ask(
+    desk: Desk, queue: Queue, decisions: Sequence[Decision], now_s: float, *, only_ask: bool = False
+) -> None:
+    """Take the answers of Redis' copy into these decisions: one round trip. `only_ask` counts nobody.
+
+    Raises EpochLost, Unavailable.
+    """
+    asking = [(d, desk.questions(d, only_ask=only_ask)) for d in decisions if d.go or d.waits]
+    if not asking:
+        return
+    answers = iter(await ask_copy(queue, [q for _, questions in asking for q in questions]))
+    for decision, questions in asking:
+        desk.second(decision, [next(answers) for _ in questions], now_s)
 
 
 def trace_id(trace: Sequence[Step]) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from app.domain import ids, template, text
+from app.domain.content import content
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Pack, Rest
 from app.domain.recipient import to_check
@@ -19,8 +20,6 @@ from app.queue import throttles
 from dispatcher.fleet import Fleet, Open, Way
 from dispatcher.recorder import Tag
 from gateways.base import Submission
-
-MAX_MASK_PARTS = 60
 
 
 class Portion(msgspec.Struct, gc=False):
@@ -60,7 +59,7 @@ def fits(rest: Rest, pack: Pack, entry: Entry, held: Open) -> bool:
         return held.row.id == -rest.form
     coding = coding_for(pack, held)
     try:
-        cut = text.segment(words_of(pack, entry), MAX_MASK_PARTS, coding)
+        _, cut = content(template.parse(pack.body), entry, coding)
     except (KeyError, ValueError):
         return True  # it goes nowhere, and `portion` says so
     return text.form(cut.encoding, cut.header, cut.parts, coding.join) == rest.form
@@ -69,11 +68,6 @@ def fits(rest: Rest, pack: Pack, entry: Entry, held: Open) -> bool:
 def coding_for(pack: Pack, held: Open) -> text.Coding:
     """How a gateway cuts the texts of a pack."""
     return held.gateway.asked_coding if pack.shift_tables else held.gateway.coding
-
-
-def words_of(pack: Pack, entry: Entry) -> str:
-    """The text itself. Raises KeyError, ValueError."""
-    return template.parse(pack.body if entry.body is None else entry.body).render(entry.variables)
 
 
 class Portioner:
@@ -119,8 +113,7 @@ class Portioner:
         coding = coding_for(pack, held)
         for place, entry in enumerate(entries):
             try:
-                words = words_of(pack, entry) if entry.body is not None else body.render(entry.variables)
-                cut = text.segment(words, MAX_MASK_PARTS, coding)
+                words, cut = content(body, entry, coding)
             except (
                 KeyError,
                 ValueError,

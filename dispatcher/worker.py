@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 
 from app.domain.message import Category
 from app.domain.pack import Parcel
-from app.policy import Decision, Desk, Waits
-from app.queue import lanes, rules
+from app.policy import Decision, Desk, Waits, ask
+from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import dispatch
 from app.store.engine import Database
@@ -254,7 +254,7 @@ class Dispatcher:
         decided_at = time.monotonic()
         now_s = self.clock()
         decisions = [self._first(parcel, now_s) for parcel in parcels]
-        await self._ask(decisions, now_s)
+        await ask(self.desk, self.queue, decisions, now_s)
         lent = frozenset(name for name, n in credit.items() if n)
         room = Room(credit)
         portions = [self._portioner.portion(d, room, now_s, decided_at + FRESH_S) for d in decisions]
@@ -282,14 +282,6 @@ class Dispatcher:
             decision.waits.append(Waits(decision.go, now_s + PAUSED_S, "clocks_disagree"))
             decision.go = []
         return decision
-
-    async def _ask(self, decisions: Sequence[Decision], now_s: float) -> None:
-        asking = [(d, self.desk.questions(d)) for d in decisions if d.go or d.waits]
-        if not asking:
-            return
-        answers = iter(await rules.check(self.queue, [q for _, questions in asking for q in questions]))
-        for decision, questions in asking:
-            self.desk.second(decision, [next(answers) for _ in questions], now_s)
 
     async def _untouched(self, portions: Sequence[Portion]) -> None:
         """Parcels that nothing happened to return to the head; their subqueues rest as long as they must."""
