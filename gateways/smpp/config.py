@@ -107,6 +107,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     account: str = ""
     submit_id: IdForm = "asis"
     receipt_id: IdForm = "asis"
+    unmarked_receipts: bool = False  # a text of the form "id:… stat:…" is one, whatever its esm_class
     receipt_zone: str = "UTC"  # of the dates in receipts
     reassembly_s: _Seconds = 300.0
 

@@ -149,6 +149,7 @@ class SMPPGateway:
                 whole=options.receipts_per == "message",
             ),
             Reassembler(options.alphabet, options.reassembly_s),
+            unmarked_receipts=options.unmarked_receipts,
         )
         self._sink = sink
         self.coding, self.asked_coding = codings(options)

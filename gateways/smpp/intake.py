@@ -100,7 +100,16 @@ class _Batcher(Generic[Item]):
 class Intake:
     """The deliveries of one gateway, over all its connections."""
 
-    def __init__(self, name: str, sink: Sink, reader: ReceiptReader, reassembler: Reassembler) -> None:
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        reader: ReceiptReader,
+        reassembler: Reassembler,
+        *,
+        unmarked_receipts: bool = False,
+    ) -> None:
+        self._unmarked = unmarked_receipts
         self.counters = IntakeCounters()
         self._reader = reader
         self._reassembler = reassembler
@@ -120,7 +129,7 @@ class Intake:
         unreadable: list[Delivery] = []
         for sequence, command, message in messages:
             delivery = (source, sequence, command)
-            if not is_receipt(message):
+            if not is_receipt(message, unmarked=self._unmarked):
                 self._add_texts(self._reassembler.add(message, delivery, now))
                 continue
             receipt = self._reader.read(message)

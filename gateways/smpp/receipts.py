@@ -7,7 +7,9 @@ Guarantees:
   any field missing, any order, `submit date` or `submit_date`, years of two or four digits;
 * ids are normalised as the gateway's settings say, so that the id of a submit_sm_resp equals
   that of its receipt, whatever base, case or leading zeros the carrier uses in each;
-* a person's text is never taken for a receipt: only esm_class or receipted_message_id make one;
+* a person's text is never taken for a receipt: only esm_class or receipted_message_id make one, unless the
+  gateway's settings say that the carrier marks neither;
+* an intermediate notification never ends a message, but for one that says `delivered`;
 * what can't be read is None, never an exception; what is read can be stored: no NUL, and no
   field longer than `MAX_FIELD_CHARACTERS`, so that no receipt fails for ever at the database.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 import calendar
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Literal, get_args
 
 from app.domain.storable import moment
@@ -70,6 +72,10 @@ STATES_BY_WORD: Mapping[str, State] = {
     "UNKNOWN": "unknown",
     "REJECTD": "rejected",
     "REJECTED": "rejected",
+    "REJCTD": "rejected",
+    "SENT": "enroute",
+    "QUEUED": "enroute",
+    "PENDING": "enroute",
 }
 
 # Most receipts come in exactly this order: one match instead of a search per field.
@@ -81,9 +87,14 @@ _USUAL = re.compile(
 _TEXT = re.compile(rb"(?i)(?:^|\s)text\s*:")
 # An empty value is followed by the next field, which is not its value.
 _FIELD = re.compile(
-    rb"(?i)(?:^|(?<=[\s,;]))(id|submit[ _]?date|done[ _]?date|stat|err)\s*:\s*"
-    rb"((?!(?:sub|dlvrd|submit[ _]?date|done[ _]?date|stat|err)\s*:)[^\s,;]*)",
+    rb"(?i)(?:^|(?<=[\s,;]))(id|submit(?:[ _]?date)?|done[ _]?date|stat|err)\s*:\s*"
+    rb"((?!(?:sub|dlvrd|submit(?:[ _]?date)?|done[ _]?date|stat|err)\s*:)[^\s,;]*)",
 )
+# What makes a text a receipt where the carrier marks it in no other way.
+_LOOKS_SO = re.compile(rb"(?i)^\s*id\s*:\s*[^\s]+\s.*\bstat\s*:\s*[A-Z]+", re.DOTALL)
+_UCS2 = 0x08
+# 7.1.1.1: tenths of a second, quarters of an hour from UTC, and their sign, after YYMMDDhhmmss
+_ABSOLUTE = re.compile(r"([0-9]{12})[0-9]([0-9]{2})([+-])")
 _DECIMAL = re.compile(r"[0-9]+")
 _HEXADECIMAL = re.compile(r"(?:0[xX])?([0-9A-Fa-f]+)")
 
@@ -128,12 +139,15 @@ def id_normaliser(form: IdForm) -> Callable[[str], str]:
     return _NORMALISERS[form]
 
 
-def is_receipt(message: pdu.Message) -> bool:
-    """By message type, or by receipted_message_id where a carrier leaves the type 0."""
+def is_receipt(message: pdu.Message, *, unmarked: bool = False) -> bool:
+    """By message type, or by receipted_message_id where a carrier leaves the type 0; with `unmarked` also by its
+    text, which a person could write just as well."""
     kind = message.esm_class & _MESSAGE_TYPE
     if kind:
         return kind in (_SMSC_RECEIPT, _INTERMEDIATE_NOTIFICATION)
-    return pdu.TLV_RECEIPTED_MESSAGE_ID in message.tlvs
+    if pdu.TLV_RECEIPTED_MESSAGE_ID in message.tlvs:
+        return True
+    return unmarked and _LOOKS_SO.match(_octets(message)[:MAX_FIELD_CHARACTERS]) is not None
 
 
 class ReceiptReader:
@@ -148,15 +162,18 @@ class ReceiptReader:
 
     def read(self, message: pdu.Message) -> Receipt | None:
         """The receipt in `message`; None when it names no message."""
-        match = _USUAL.match(message.payload)
+        payload = _octets(message) if message.data_coding == _UCS2 else message.payload
+        match = _USUAL.match(payload)
         if match:
             number, submitted, done, word, error = match.groups()
         else:
-            number, submitted, done, word, error = _fields(message.payload)
+            number, submitted, done, word, error = _fields(payload)
         raw = _field(word)
         state = STATES_BY_WORD.get(raw.upper(), "unknown")
         if message.tlvs:
             number, raw, state, error = _from_tlvs(message.tlvs, number, raw, state, error)
+        if message.esm_class & _MESSAGE_TYPE == _INTERMEDIATE_NOTIFICATION and state != "delivered":
+            state = "enroute"  # an attempt failed, and the carrier goes on trying
         if not number or len(number) > pdu.MAX_MESSAGE_ID_OCTETS:
             return None
         return Receipt(
@@ -184,6 +201,13 @@ class ReceiptReader:
             return instant_s
 
 
+def _octets(message: pdu.Message) -> bytes:
+    """The payload; of a receipt in UCS-2 its characters, which are ASCII."""
+    if message.data_coding == _UCS2 and b"\x00" in message.payload[:2]:
+        return message.payload.decode("utf-16-be", "replace").encode("latin-1", "replace")
+    return message.payload
+
+
 def _field(octets: bytes) -> str:
     text = octets[:MAX_FIELD_CHARACTERS].decode("latin-1")
     return text.replace("\x00", "") if "\x00" in text else text
@@ -198,7 +222,7 @@ def _fields(payload: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
         found.setdefault(key, match[2])
     return (
         found.get(b"id", b""),
-        found.get(b"submitdate", b""),
+        found.get(b"submitdate", b"") or found.get(b"submit", b""),
         found.get(b"donedate", b""),
         found.get(b"stat", b""),
         found.get(b"err", b""),
@@ -222,6 +246,11 @@ def _from_tlvs(
 
 def _parse_date(written: bytes, zone: tzinfo) -> float | None:
     digits = written.decode("latin-1")
+    absolute = _ABSOLUTE.fullmatch(digits)
+    if absolute:
+        digits = absolute[1]
+        quarters = int(absolute[2]) * (1 if absolute[3] == "+" else -1)
+        zone = timezone(timedelta(minutes=15 * max(min(quarters, 48), -48)))
     if not digits.isascii() or not digits.isdigit() or len(digits) not in (10, 12, 14):
         return None
     # Twelve digits are YYMMDDhhmmss, or YYYYMMDDhhmm: a leading 20 is a century, for 2020 is past.

@@ -46,6 +46,26 @@ def test_the_usual_form():
         (b"id:77 sub:001 dlvrd:001 " + DATES + b" stat:UNKNOWN err:255 text:", "77", "unknown", "255"),
         (b"id:6f9619ff-8b86-d011-b42d stat:DELIVRD", "6f9619ff-8b86-d011-b42d", "delivered", ""),
         (b"\r\nid:77 stat:DELIVRD\r\n", "77", "delivered", ""),
+        # Seen in the wild: jasmin#447 and #70, jsmpp#62 and #67, node-smpp#77, vumi#897, php-smpp#70, smppex#46
+        (b"id:1216080510463401720 sub:001 dlvrd:001 submit date:1608051046 done date:0000000000 "
+         b"stat:FAILED err:002 Text:",
+         "1216080510463401720", "undelivered", "002"),
+        (b"id:a29f6845555647139e5c8f3b817f2c9a sub:001 dlvrd:001 submit date:141023215253 done date:141023215259 "
+         b"stat:DELIVRD err:000 text:", "a29f6845555647139e5c8f3b817f2c9a", "delivered", "000"),
+        (b"id:0654354026 submit date:2302101454 done date:2302101454 stat:DELIVRD err:000",
+         "0654354026", "delivered", "000"),
+        (b"id:45013692 sub:0 dlvrd:28 submit date:1908121157 done date:1908121158 stat:UNDELIV err:21 Text:*100#",
+         "45013692", "undelivered", "21"),
+        (b"id:117062714244798261 sub:001 dlvrd:001 submit date:1706271624 done date:1706271624 stat:DELIVRD err:0000 "
+         b"text:H\x1bello wo", "117062714244798261", "delivered", "0000"),
+        (b"id:rdwjwxns18krxr sub:000 dlvrd:000 submit date:180711070003912+ done date:180711070000012+ "
+         b"stat:UNDELIV err:000",
+         "rdwjwxns18krxr", "undelivered", "000"),
+        (b"id:2d4d4563-1cea-4646-a2c5-852dadc36c381997 sub:001 dlvrd:001 submit date:2407301056 done date:2407301056 "
+         b"stat:DELIVRD err:000 text:[k]M\xc3\xa3 OTP 6792.",
+         "2d4d4563-1cea-4646-a2c5-852dadc36c381997", "delivered", "000"),
+        (b"id:7 sub:001 dlvrd:001 submit:2407301056 done date:2407301056 stat:rejctd err:000 Text:x",
+         "7", "rejected", "000"),
     ],
 )  # fmt: skip
 def test_spellings(text, number, state, error):
@@ -122,6 +142,10 @@ def test_a_hexadecimal_answer_meets_its_decimal_receipt(number):
         (b"261122003507", UTC_2026_11_22_00_35 + 7),
         (b"202611220035", UTC_2026_11_22_00_35),
         (b"20261122003507", UTC_2026_11_22_00_35 + 7),
+        (b"261122033507912+", UTC_2026_11_22_00_35 + 7),
+        (b"261121193507020-", UTC_2026_11_22_00_35 + 7),
+        (b"261122003507900+", UTC_2026_11_22_00_35 + 7),
+        (b"261122033507999+", UTC_2026_11_22_00_35 + 3 * 3600 + 7 - 12 * 3600),  # no zone is so far away
         (b"0000000000", None),
         (b"2613220035", None),
         (b"26112200", None),
@@ -155,6 +179,37 @@ def test_dates_are_in_the_carriers_zone():
 )
 def test_only_the_carrier_can_send_a_receipt(esm_class, tlvs, expected):
     assert is_receipt(delivery(USUAL, esm_class, tlvs)) is expected
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [("ENROUTE", "enroute"), ("UNDELIV", "enroute"), ("EXPIRED", "enroute"), ("DELIVRD", "delivered")],
+)
+def test_an_intermediate_notification_ends_nothing_but_what_was_delivered(word, state):
+    receipt = ReceiptReader().read(delivery(b"id:1 stat:" + word.encode(), esm_class=0x20))
+    assert (receipt.state, receipt.raw) == (state, word)
+
+
+def test_a_receipt_in_ucs2():
+    message = delivery(USUAL.decode().encode("utf-16-be"))
+    message.data_coding = 8
+    receipt = ReceiptReader().read(message)
+    assert (receipt.gateway_message_id, receipt.state) == ("0123456789", "delivered")
+
+
+@pytest.mark.parametrize(
+    ("text", "marked", "expected"),
+    [(USUAL, False, True), (b"id:1 STAT:DELIVRD", False, True), (b"STOP id:1 stat:DELIVRD", False, False),
+     (b"my id: 5", False, False), (b"id:", False, False), (USUAL, True, True)],
+)  # fmt: skip
+def test_where_the_setting_says_so_the_text_alone_makes_a_receipt(text, marked, expected):
+    assert is_receipt(delivery(text, 4 if marked else 0), unmarked=True) is expected
+    assert is_receipt(delivery(text, 4 if marked else 0)) is marked
+
+
+def test_one_receipt_for_all_segments():
+    assert not ReceiptReader().read(delivery(USUAL)).whole
+    assert ReceiptReader(whole=True).read(delivery(USUAL)).whole
 
 
 def test_no_field_is_too_long_to_be_stored():
