@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,18 @@ from gateways.smpp.config import Config
 from gateways.smpp.encoder import ALL
 from gateways.smpp.intake import MAX_UNANSWERED, Intake
 from gateways.smpp.pacing import Pacer
-from gateways.smpp.session import Answered, Bound, Closed, Counters, Delivered, Event, Lost, Session, State
+from gateways.smpp.session import (
+    Answered,
+    Bound,
+    Closed,
+    Counters,
+    Delivered,
+    Event,
+    Lost,
+    Replied,
+    Session,
+    State,
+)
 
 # Above this many octets in user space the socket is full: about 300 submits.
 WRITE_HIGH_WATER = 64 * 1024
@@ -79,6 +91,10 @@ class Connection(asyncio.Protocol):
         self.error = ""
         self.useful = False  # some submit was answered: worth reconnecting at once
         self.unanswered = 0
+        self._bound_at = clock()
+        self._retired_at = 0.0
+        # The binds of a gateway, opened together, need not leave together.
+        self._age_factor = random.uniform(0.8, 1.0)  # noqa: S311 - not a secret
         self._config = config
         self._whole = config.options.concat == "payload"
         self._owner = owner
@@ -93,13 +109,13 @@ class Connection(asyncio.Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Segments written and not answered, and those that wait for the socket."""
-        return len(self.session.pending) + len(self._waiting)
+        """What was written and not answered, and what waits for the socket."""
+        return len(self.session.pending) + len(self._waiting) + len(self.session.asked)
 
     @property
     def can_send(self) -> bool:
-        """Bound, and of a kind that submits."""
-        return self.session.state is State.BOUND and self.session.kind != "receiver"
+        """Bound, of a kind that submits, and not about to leave."""
+        return self.session.state is State.BOUND and self.session.kind != "receiver" and not self._retired_at
 
     def window_room(self) -> int:
         """Free places in the window."""
@@ -121,6 +137,13 @@ class Connection(asyncio.Protocol):
             return
         self.session.submit(segments, now)
         self._flush()
+
+    def ask(self, command: int, body: bytes) -> asyncio.Future[Replied]:
+        """A query_sm or cancel_sm; the caller has looked at the window."""
+        reply: asyncio.Future[Replied] = asyncio.get_running_loop().create_future()
+        self.session.ask(reply, command, body, self._clock())
+        self._flush()
+        return reply
 
     def acknowledge(self, deliveries: Sequence[tuple[int, int]], status: int) -> None:
         """Answer deliveries (`intake.Source`)."""
@@ -147,6 +170,8 @@ class Connection(asyncio.Protocol):
         if self._waiting:
             self._expire(now)
         self._handle(self.session.tick(now))
+        if self.session.state is State.BOUND:
+            self._grow_old(now)
         self._flush()
 
     # --- asyncio.Protocol --------------------------------------------------------------------------
@@ -221,7 +246,11 @@ class Connection(asyncio.Protocol):
                 case Lost(tokens, reason):
                     outcome = _TIMEOUT if reason == "timeout" else _CONNECTION_LOST
                     self._owner.ended([(submission, index, outcome) for submission, index in tokens])
+                case Replied(reply):
+                    if not reply.done():
+                        reply.set_result(event)
                 case Bound():
+                    self._bound_at = self.session.busy_at = self._clock()
                     self.settled.set()
                 case Closed():
                     self._on_closed(event)
@@ -263,6 +292,20 @@ class Connection(asyncio.Protocol):
             self._owner.ended(waiting)
         self._flush()  # the answer to an unbind, the nack of what could not be read
         self._lose_transport()
+
+    def _grow_old(self, now: float) -> None:
+        """Leave a session that is too old, or idle for too long (7.2): take nothing more, wait for what is in
+        the window, unbind. Its link binds again."""
+        options = self._config.options
+        if not self._retired_at:
+            too_old = options.session_s and now - self._bound_at > options.session_s * self._age_factor
+            idle = options.inactivity_s and now - self.session.busy_at > options.inactivity_s
+            if too_old or idle:
+                self._retired_at = now
+        if self._retired_at:
+            empty = not self.in_flight and not self.unanswered
+            if empty or now - self._retired_at > options.response_timeout_s:
+                self.session.unbind(now)
 
     def _expire(self, now: float) -> None:
         """Give back what waited for the socket past its `send_before`."""

@@ -62,16 +62,14 @@ class Encoder:
 
     def bodies(self, submission: Submission) -> list[tuple[int, bytes]] | Rejected:
         """(index, body) of each masked segment; or, in one message_payload, (ALL, body)."""
-        to = submission.to
-        digits = to[1:] if to[:1] == "+" else to
-        if not (digits.isdigit() and digits.isascii() and len(digits) <= pdu.MAX_ADDRESS_CHARACTERS):
+        destination = self.destination(submission.to)
+        if destination is None:
             return _BAD_NUMBER
         source = self._senders.get(submission.sender)
         if source is None:
             source = self._source(submission.sender)
             if source is None:
                 return _BAD_SENDER
-        destination = self._dest + digits.encode() + b"\x00"
         validity = b"\x00" if submission.validity_s is None else self._validity(submission.validity_s)
         coding, parts, header = self._data_codings[submission.encoding], submission.parts, submission.header
         if submission.encoding == "gsm7" and self._options.alphabet != "gsm7":
@@ -162,6 +160,13 @@ class Encoder:
             return (pack(b"".join(parts)), *[b""] * (len(parts) - 1))
         by_header = (7 if self._wide else 6) + len(header)
         return tuple(pack(part, 0 if options.concat == "sar" else by_header) for part in parts)
+
+    def destination(self, to: str) -> bytes | None:
+        """The recipient as it stands in submit_sm, and so in cancel_sm; None: it can't be written."""
+        digits = to[1:] if to[:1] == "+" else to
+        if not (digits.isdigit() and digits.isascii() and len(digits) <= pdu.MAX_ADDRESS_CHARACTERS):
+            return None
+        return self._dest + digits.encode() + b"\x00"
 
     def source(self, sender: str) -> bytes | None:
         """The sender as it stands in submit_sm, and so in query_sm and cancel_sm; None: it can't be written."""

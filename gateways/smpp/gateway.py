@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from gateways.base import BindStatus, Outcome, Rejected, Retry, Sink, Submission
-from gateways.smpp import status
+from gateways.base import BindStatus, Outcome, Receipt, Rejected, Retry, Sink, Submission
+from gateways.smpp import pdu, status
 from gateways.smpp.config import Config, codings
 from gateways.smpp.connection import NOT_CONNECTED, TOO_LATE, Connection, Ended, Token
 from gateways.smpp.encoder import ALL, Encoder
@@ -28,7 +28,7 @@ from gateways.smpp.intake import Intake
 from gateways.smpp.pacing import Pacer
 from gateways.smpp.reassembly import Reassembler
 from gateways.smpp.receipts import ReceiptReader, id_normaliser
-from gateways.smpp.session import Counters, State
+from gateways.smpp.session import Counters, Replied, State
 
 TICK_S = 0.1
 SAY_DOWN_S = 60.0  # between two lines about a bind that stays down for one reason
@@ -140,14 +140,13 @@ class SMPPGateway:
         self.counters = Counters()  # beside those of `intake`
         self.refusals: Mapping[int, status.Refusal] = status.refusals(options.status)
         self.normalise = id_normaliser(options.submit_id)
+        self._reader = ReceiptReader(
+            options.receipt_id, ZoneInfo(options.receipt_zone), whole=options.receipts_per == "message"
+        )
         self.intake = Intake(
             name,
             sink,
-            ReceiptReader(
-                options.receipt_id,
-                ZoneInfo(options.receipt_zone),
-                whole=options.receipts_per == "message",
-            ),
+            self._reader,
             Reassembler(options.alphabet, options.reassembly_s),
             unmarked_receipts=options.unmarked_receipts,
         )
@@ -259,6 +258,45 @@ class SMPPGateway:
             )
             for link in self._links
         ]
+
+    # --- beside that interface ------------------------------------------------------------------------
+
+    async def query(self, gateway_message_id: str, sender: str) -> Receipt | None:
+        """What has become of a segment (query_sm, 4.8), as its receipt would say it; None where the carrier
+        doesn't tell, or has no query_sm. `sender` as it was submitted."""
+        source = self._encoder.source(sender)
+        if not self.config.options.query_sm or source is None:
+            return None
+        reply = await self._ask(pdu.QUERY_SM, pdu.query_sm_body(gateway_message_id.encode("latin-1"), source))
+        if reply is None or reply.status or reply.unit is None:
+            return None
+        try:
+            return self._reader.of_query(pdu.read_query_sm_resp(reply.unit), gateway_message_id)
+        except pdu.Malformed:
+            self.counters.malformed += 1
+            return None
+
+    async def cancel(self, gateway_message_id: str, sender: str, to: str) -> bool | None:
+        """Take a segment back (cancel_sm, 4.9). True: it will not be delivered; False: the carrier refused, so it may
+        have been; None: nobody knows, or the carrier has no cancel_sm. Addresses as they were submitted."""
+        source, destination = self._encoder.source(sender), self._encoder.destination(to)
+        if not self.config.options.cancel_sm or source is None or destination is None:
+            return None
+        service_type = self.config.options.service_type.encode() + b"\x00"
+        message_id = gateway_message_id.encode("latin-1")
+        reply = await self._ask(
+            pdu.CANCEL_SM, pdu.cancel_sm_body(service_type, message_id, source, destination)
+        )
+        if reply is None or (reply.unit is None and not reply.status):
+            return None
+        return reply.status == 0
+
+    async def _ask(self, command: int, body: bytes) -> Replied | None:
+        """The carrier's answer; None where no bind has room for a question."""
+        for link in self._links:
+            if link.connection is not None and link.connection.window_room() > self._reserved:
+                return await link.connection.ask(command, body)
+        return None
 
     # --- connection.Owner ------------------------------------------------------------------------------
 

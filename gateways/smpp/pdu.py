@@ -174,6 +174,37 @@ def tlv(tag: int, value: bytes) -> bytes:
     return _TLV.pack(tag, len(value)) + value
 
 
+# --- questions about a message that was submitted ----------------------------------------------------
+
+
+def query_sm_body(message_id: bytes, source: bytes) -> bytes:
+    """4.8.1: `source` as it was submitted, from `address`."""
+    return b"%b\x00%b" % (message_id, source)
+
+
+def cancel_sm_body(service_type: bytes, message_id: bytes, source: bytes, destination: bytes) -> bytes:
+    """4.9.1: addresses and service_type (with its terminator) as they were submitted."""
+    return b"%b%b\x00%b%b" % (service_type, message_id, source, destination)
+
+
+class Queried(msgspec.Struct, frozen=True):
+    """query_sm_resp (4.8.2): `final_date` is empty while there is none, `state` a message_state (5.2.28)."""
+
+    message_id: bytes
+    final_date: bytes
+    state: int
+    error: int
+
+
+def read_query_sm_resp(unit: bytes) -> Queried:
+    """A whole PDU without error status. Raises `Malformed`."""
+    first = unit.find(0, HEADER_OCTETS)
+    second = unit.find(0, first + 1) if first >= 0 else -1
+    if second < 0 or len(unit) < second + 3:
+        raise Malformed(ESME_RINVCMDLEN, "body of query_sm_resp cut short")
+    return Queried(unit[HEADER_OCTETS:first], unit[first + 1 : second], unit[second + 1], unit[second + 2])
+
+
 # --- hot path: read ----------------------------------------------------------------------------
 
 

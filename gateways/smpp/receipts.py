@@ -188,6 +188,12 @@ class ReceiptReader:
             self._whole,
         )
 
+    def of_query(self, queried: pdu.Queried, gateway_message_id: str) -> Receipt:
+        """The answer to a query_sm, as a receipt."""
+        raw, state = STATES_BY_NUMBER.get(queried.state, (str(queried.state), "unknown"))
+        error = str(queried.error) if queried.error else ""
+        return Receipt(gateway_message_id, state, raw, error, done_at=self._unix(queried.final_date))
+
     def _unix(self, written: bytes) -> float | None:
         """Unix seconds of YYMMDDhhmm[ss] or YYYYMMDDhhmm[ss]; None for what is no date."""
         if not written:

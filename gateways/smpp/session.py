@@ -4,7 +4,8 @@ Guarantees:
 
 * no I/O and no clock: the caller feeds `receive`, `tick` and `disconnected` with monotonic
   seconds and writes what `data_to_send` gives;
-* every token given to `submit` comes back in exactly one event, `Answered` or `Lost`;
+* every token given to `submit` comes back in exactly one event, `Answered` or `Lost`, and every one given to
+  `ask` in one `Replied`;
   an answer to nothing, or one that comes too late, is counted and otherwise ignored;
 * malformed bytes never raise: they are counted, answered as section 4.3 asks, and, where the
   framing itself is lost, end the session;
@@ -90,7 +91,15 @@ class Lost(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
-Event = Bound | Closed | Answered | Delivered | Lost
+class Replied(msgspec.Struct, frozen=True, gc=False):
+    """What became of a question (`Session.ask`): the whole PDU, or None where it will not be answered."""
+
+    token: Any
+    status: int
+    unit: bytes | None
+
+
+Event = Bound | Closed | Answered | Delivered | Lost | Replied
 
 
 class _Reading(msgspec.Struct, gc=False):
@@ -142,6 +151,8 @@ class Session:
         # Answers come back in about the order of their submits, and all have the same time-out:
         # the first entry is always the next to time out.
         self.pending: dict[int, tuple[Any, float]] = {}
+        self.asked: dict[int, tuple[Any, float]] = {}  # query_sm and cancel_sm
+        self.busy_at = now  # the last submit, answer or delivery
         self._timers = timers
         self._sequence = 0
         self._tail = b""
@@ -167,6 +178,13 @@ class Session:
             out.append(body)
             pending[sequence] = (token, now)
         self._sequence = sequence
+        self.busy_at = now
+
+    def ask(self, token: Any, command: int, body: bytes, now: float) -> None:
+        """Queue a query_sm or cancel_sm; `token` comes back in exactly one `Replied`."""
+        sequence = self._next_sequence()
+        self._out.append(pdu.frame(command, sequence, body))
+        self.asked[sequence] = (token, now)
 
     def acknowledge(self, deliveries: Iterable[tuple[int, int]], status: int) -> None:
         """Queue the answers to deliveries, given as (sequence, command)."""
@@ -225,6 +243,8 @@ class Session:
                 self._dispatch(command, status, sequence, buffer[position:stop], reading)
             position = stop
         self._tail = buffer[position:] if self.state is not State.CLOSED else b""
+        if answers or messages:
+            self.busy_at = now
         return reading.in_order()
 
     def tick(self, now: float) -> list[Event]:
@@ -281,7 +301,11 @@ class Session:
     def _give_up(self, closed: Closed, lost: str) -> list[Event]:
         tokens = [token for token, _ in self.pending.values()]
         self.pending.clear()
-        return [Lost(tokens, lost), closed] if tokens else [closed]
+        events: list[Event] = [Replied(token, 0, None) for token, _ in self.asked.values()]
+        self.asked.clear()
+        if tokens:
+            events.append(Lost(tokens, lost))
+        return [*events, closed]
 
     def _timed_out(self, now: float) -> list[Event]:
         late: list[Any] = []
@@ -294,7 +318,10 @@ class Session:
                 break
             del pending[sequence]
             late.append(token)
-        return [Lost(late, "timeout")] if late else []
+        events: list[Event] = [Lost(late, "timeout")] if late else []
+        for sequence in [number for number, (_, sent) in self.asked.items() if sent <= horizon]:
+            events.append(Replied(self.asked.pop(sequence)[0], 0, None))
+        return events
 
     def _refuse_delivery(self, command: int, sequence: int, status: int) -> None:
         self.counters.malformed += 1
@@ -350,6 +377,16 @@ class Session:
         entry = self.pending.pop(sequence, None)
         if entry is not None:
             reading.answers.append((entry[0], status, b"" if status else None))
+        elif sequence in self.asked:
+            reading.events.append(Replied(self.asked.pop(sequence)[0], status, None))
+
+    def _on_reply(self, status: int, sequence: int, unit: bytes, reading: _Reading) -> None:
+        """query_sm_resp (4.8.2) or cancel_sm_resp (4.9.2)."""
+        entry = self.asked.pop(sequence, None)
+        if entry is None:
+            self.counters.stray_answers += 1
+        else:
+            reading.events.append(Replied(entry[0], status, unit))
 
     def _on_data_sm(self, _status: int, sequence: int, unit: bytes, reading: _Reading) -> None:
         try:
@@ -369,7 +406,9 @@ class Session:
 
 
 _TAKES_DELIVERIES = frozenset({State.BOUND, State.CLOSING})
-_KNOWN_REQUESTS = frozenset({pdu.SUBMIT_SM, pdu.DELIVER_SM, pdu.DATA_SM, pdu.QUERY_SM})
+_KNOWN_REQUESTS = frozenset(
+    {pdu.SUBMIT_SM, pdu.DELIVER_SM, pdu.DATA_SM, pdu.QUERY_SM, pdu.CANCEL_SM, *pdu.BIND_COMMANDS.values()}
+)
 
 _Handler = Callable[..., None]
 _ALWAYS: dict[int, _Handler] = {
@@ -379,6 +418,8 @@ _ALWAYS: dict[int, _Handler] = {
 }
 _WHILE_BOUND: dict[int, _Handler] = _ALWAYS | {
     pdu.GENERIC_NACK: Session._on_generic_nack,
+    pdu.QUERY_SM_RESP: Session._on_reply,
+    pdu.CANCEL_SM_RESP: Session._on_reply,
     pdu.DATA_SM: Session._on_data_sm,
     pdu.ALERT_NOTIFICATION: Session._on_alert_notification,
 }

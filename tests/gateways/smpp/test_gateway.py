@@ -506,3 +506,172 @@ async def test_a_bind_that_stays_down_is_logged_once_a_reason_and_then_now_and_a
     async with asyncio.timeout(10):  # that reason is repeated when its time is over
         while len(said()) < 4:
             await asyncio.sleep(0.01)
+
+
+async def test_a_full_window_of_a_thousand_cut_at_a_pdu_has_a_thousand_explained_outcomes(
+    opened, recorder, submission
+):
+    """Some are answered, the one that the SMSC cuts at and what came after it are not: each ends once, within five
+    seconds, none goes out again by itself."""
+    behaviour = Behaviour(cut_at=600, lost=1.0)
+    sandbox = Sandbox(Settings(port=0, control_port=None, users=USERS, behaviour=behaviour))
+    await sandbox.start()
+    gateway = await opened(sandbox.port, window=1000)
+    await recorder.until(lambda: gateway.take(1000) == 1000)
+    gateway.submit([submission(f"m-{i}", text=f"text {i}") for i in range(1000)])
+    await recorder.until(lambda: len(recorder.ended) == 1000, timeout_s=5)
+    outcomes = {i: recorder.outcome_of(f"m-{i}") for i in range(1000)}
+    assert all(len(found) == 1 for found in outcomes.values())
+    unknown = [i for i, (outcome,) in outcomes.items() if outcome == Unknown("connection_lost")]
+    accepted = [i for i, (outcome,) in outcomes.items() if isinstance(outcome, Accepted)]
+    unsent = [i for i, (outcome,) in outcomes.items() if outcome == Retry("not_connected", sent=False)]
+    assert len(unknown) + len(accepted) + len(unsent) == 1000
+    assert unknown
+    await recorder.until(lambda: gateway.binds()[0].state == "bound" and gateway.take(1))
+    gateway.submit([submission("after", text="after")])
+    await recorder.until(lambda: recorder.outcome_of("after"))
+    arrived = [entry["text"] for entry in sandbox.smsc.ledger.since(0)]
+    assert len(set(arrived)) == len(arrived), "nothing was repeated"
+    assert arrived[-1] == "after"
+    assert not {f"text {i}" for i in unsent} & set(arrived), "what is said to be unsent did not arrive"
+    await sandbox.stop()
+
+
+async def test_a_silent_cut_of_a_full_window_is_unknown_within_five_seconds(
+    wire, opened, recorder, submission
+):
+    """The SMSC reads everything, answers nothing and drops the connection."""
+    gateway = await opened(wire.port, window=1000)
+    peer = await wire.peer()
+    await peer.bound()
+    await recorder.until(lambda: gateway.take(1000) == 1000)
+    gateway.submit([submission(f"m-{i}") for i in range(1000)])
+    for _ in range(1000):
+        await peer.expect(pdu.SUBMIT_SM)
+    peer.abort()
+    await recorder.until(lambda: len(recorder.ended) == 1000, timeout_s=5)
+    assert {outcome for _, _, outcome in recorder.ended} == {Unknown("connection_lost")}
+    assert len({each.message_id for each, _, _ in recorder.ended}) == 1000
+    again = await wire.peer()
+    await again.bound()
+    again.write(pdu.frame(pdu.ENQUIRE_LINK, 7))
+    assert await again.expect(pdu.ENQUIRE_LINK_RESP) == (7, b""), "and nothing before it"
+
+
+async def test_throttling_of_one_gateway_is_not_felt_by_another(opened, recorder, submission):
+    slow = Sandbox(Settings(port=0, control_port=None, users=USERS, behaviour=Behaviour(rate=5)))
+    quick = Sandbox(Settings(port=0, control_port=None, users=USERS))
+    for sandbox in slow, quick:
+        await sandbox.start()
+    throttled, other = await opened(slow.port), await opened(quick.port)
+    await recorder.until(lambda: throttled.take(100) == 100)
+    throttled.submit([submission(f"m-{i}") for i in range(100)])
+    await recorder.until(lambda: len(recorder.ended) == 100)
+    assert throttled.take(100) < 50
+    await recorder.until(lambda: other.binds()[0].state == "bound")
+    assert other.take(100) == 100
+    other.submit([submission(f"other-{i}") for i in range(100)])
+    await recorder.until(lambda: len(recorder.ended) == 200)
+    assert all(isinstance(outcome, Accepted) for _, _, outcome in recorder.ended[100:])
+    for sandbox in slow, quick:
+        await sandbox.stop()
+
+
+async def test_an_idle_session_is_ended_in_good_order_and_bound_anew(wire, opened, recorder):
+    gateway = await opened(wire.port, inactivity_s=0.3)
+    peer = await wire.peer()
+    await peer.bound()
+    sequence, _ = await peer.expect(pdu.UNBIND)
+    peer.write(pdu.frame(pdu.UNBIND_RESP, sequence))
+    assert await peer.closed() == b""
+    await (await wire.peer()).bound()
+    await recorder.until(lambda: gateway.binds()[0].state == "bound")
+
+
+async def test_an_old_session_first_drains_its_window(wire, opened, recorder, submission):
+    gateway = await opened(wire.port, session_s=0.3)
+    peer = await wire.peer()
+    await peer.bound()
+    await recorder.until(lambda: gateway.take(1))
+    gateway.submit([submission()])
+    sequence, _ = await peer.expect(pdu.SUBMIT_SM)
+    await recorder.until(lambda: gateway.take(1) == 0 or gateway.give_back(1))
+    assert gateway.binds()[0].in_flight == 1
+    peer.write(pdu.submit_sm_resp(sequence, b"1"))
+    unbind, _ = await peer.expect(pdu.UNBIND)
+    assert recorder.outcome_of("m-1") == [Accepted("1")]
+    peer.write(pdu.frame(pdu.UNBIND_RESP, unbind))
+    assert await peer.closed() == b""
+    await (await wire.peer()).bound()
+
+
+async def test_a_message_can_be_asked_about(wire, opened, recorder):
+    gateway = await opened(wire.port, query_sm=True)
+    peer = await wire.peer()
+    await peer.bound()
+    await recorder.until(lambda: gateway.binds()[0].state == "bound")
+    asking = asyncio.create_task(gateway.query("1a2b", "Volley"))
+    sequence, body = await peer.expect(pdu.QUERY_SM)
+    assert body == b"1a2b\x00\x05\x00Volley\x00"
+    assert gateway.binds()[0].in_flight == 1, "a question takes a place in the window"
+    peer.write(pdu.frame(pdu.QUERY_SM_RESP, sequence, b"1a2b\x00261122003507000+\x00\x05\x1b"))
+    receipt = await asking
+    assert (receipt.gateway_message_id, receipt.state, receipt.error) == ("1a2b", "undelivered", "27")
+    assert receipt.done_at == 1795307707.0
+    for answer in (
+        lambda n: pdu.frame(pdu.QUERY_SM_RESP, n, status=0x67),
+        lambda n: pdu.frame(pdu.QUERY_SM_RESP, n, b"no terminator"),
+        lambda n: pdu.generic_nack(n, 3),
+    ):
+        asking = asyncio.create_task(gateway.query("1a2b", "Volley"))
+        peer.write(answer((await peer.expect(pdu.QUERY_SM))[0]))
+        assert await asking is None
+
+
+async def test_a_message_can_be_taken_back(wire, opened, recorder):
+    gateway = await opened(wire.port, cancel_sm=True, service_type="VMA", response_timeout_s=0.3)
+    peer = await wire.peer()
+    await peer.bound()
+    await recorder.until(lambda: gateway.binds()[0].state == "bound")
+    for status, outcome in ((0, True), (0x11, False), (None, None)):
+        cancelling = asyncio.create_task(gateway.cancel("1a2b", "12345", "+12025550101"))
+        sequence, body = await peer.expect(pdu.CANCEL_SM)
+        assert body == b"VMA\x001a2b\x00\x03\x0012345\x00\x01\x0112025550101\x00"
+        if status is not None:
+            peer.write(pdu.frame(pdu.CANCEL_SM_RESP, sequence, status=status))
+        assert await cancelling is outcome
+
+
+async def test_a_carrier_without_them_is_not_asked(wire, opened, recorder):
+    gateway = await opened(wire.port)
+    peer = await wire.peer()
+    await peer.bound()
+    await recorder.until(lambda: gateway.binds()[0].state == "bound")
+    assert await gateway.query("1", "Volley") is None
+    assert await gateway.cancel("1", "Volley", "+12025550101") is None
+    peer.write(pdu.frame(pdu.ENQUIRE_LINK, 7))
+    assert await peer.expect(pdu.ENQUIRE_LINK_RESP) == (7, b"")
+
+
+async def test_receipts_and_texts_by_data_sm(wire, opened, recorder):
+    gateway = await opened(wire.port)
+    peer = await wire.peer()
+    await peer.bound()
+    person, ours = pdu.address(1, 1, b"12025550101"), pdu.address(3, 0, b"12345")
+    receipted = pdu.tlv(pdu.TLV_RECEIPTED_MESSAGE_ID, b"77\x00") + pdu.tlv(pdu.TLV_MESSAGE_STATE, b"\x02")
+    payload = pdu.tlv(pdu.TLV_MESSAGE_PAYLOAD, b"STOP")
+    # data_sm, 4.7.1: service_type, addresses, esm_class, registered_delivery, data_coding
+    peer.write(
+        pdu.frame(pdu.DATA_SM, 5, b"\x00" + person + ours + b"\x04\x00\x00" + receipted),
+        pdu.frame(pdu.DATA_SM, 6, b"\x00" + person + ours + b"\x00\x00\x00" + payload),
+        pdu.frame(pdu.DATA_SM, 7, b"\x00" + person + ours[:4]),
+    )
+    answers = {(await peer.pdu())[:3] for _ in range(3)}
+    assert answers == {
+        (pdu.DATA_SM_RESP, 0, 5),
+        (pdu.DATA_SM_RESP, 0, 6),
+        (pdu.DATA_SM_RESP, pdu.ESME_RINVCMDLEN, 7),
+    }
+    assert [(r.gateway_message_id, r.state) for r in recorder.receipts_seen] == [("77", "delivered")]
+    assert [(t.sender, t.text) for t in recorder.inbound_seen] == [("+12025550101", "STOP")]
+    assert gateway.counters.malformed == 1

@@ -276,3 +276,35 @@ def test_a_payload_parameter_stands_in_for_an_empty_short_message():
         b"\x01\x01\x00", b"\x01\x01\x00", 0, b"", tlvs=pdu.tlv(pdu.TLV_MESSAGE_PAYLOAD, text)
     )
     assert pdu.read_message(body, 0, len(body)).payload == text
+
+
+@given(sequence_number, st.text("0123456789abcdef-", min_size=1, max_size=64), octet, octet, digits)
+def test_query_sm_is_what_smpplib_writes(sequence, message_id, ton, npi, source):
+    body = pdu.query_sm_body(message_id.encode(), pdu.address(ton, npi, source.encode()))
+    fields = {"source_addr_ton": ton, "source_addr_npi": npi, "source_addr": source}
+    theirs = by_smpplib("query_sm", sequence, message_id=message_id, **fields)
+    assert pdu.frame(pdu.QUERY_SM, sequence, body) == theirs
+
+
+@given(
+    sequence_number,
+    st.text("0123456789abcdef-", max_size=64),
+    st.sampled_from(["", "261122003507000+"]),
+    octet,
+    octet,
+)
+def test_the_answer_to_query_sm_reads_as_smpplib_writes_it(sequence, message_id, date, state, error):
+    fields = {"message_id": message_id, "final_date": date, "message_state": state, "error_code": error}
+    unit = by_smpplib("query_sm_resp", sequence, **fields)
+    assert pdu.read_query_sm_resp(unit) == pdu.Queried(message_id.encode(), date.encode(), state, error)
+    for end in range(16, len(unit)):
+        with pytest.raises(pdu.Malformed):
+            pdu.read_query_sm_resp(unit[:end])
+
+
+def test_cancel_sm():
+    """4.9.1, octet by octet: neither library writes it (the npm package does: test_interop_foreign.py)."""
+    body = pdu.cancel_sm_body(
+        b"VMA\x00", b"1a2b", pdu.address(5, 0, b"Volley"), pdu.address(1, 1, b"12025550101")
+    )
+    assert body == b"VMA\x001a2b\x00\x05\x00Volley\x00\x01\x0112025550101\x00"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateways.smpp import pdu
-from gateways.smpp.session import Answered, Bound, Closed, Delivered, Lost, Session, State, Timers
+from gateways.smpp.session import Answered, Bound, Closed, Delivered, Lost, Replied, Session, State, Timers
 
 TIMERS = Timers(bind_s=10, response_s=30, enquire_link_s=15, enquire_link_response_s=10, unbind_s=2)
 BODY = pdu.submit_sm_body(pdu.address(1, 1, b"12025550199"), pdu.address(1, 1, b"12025550101"), 0, b"hello")
@@ -303,3 +303,44 @@ def test_how_the_bytes_are_cut_changes_nothing(units_in, cuts):
         return answers, deliveries, session.state, session.data_to_send()
 
     assert outcome(cuts) == outcome([])
+
+
+def asked(session, token, now=0.0):
+    session.ask(token, pdu.QUERY_SM, b"1\x00\x00\x00\x00", now)
+    ((command, _, sequence, _),) = units(session.data_to_send())
+    assert command == pdu.QUERY_SM
+    return sequence
+
+
+def test_a_question_is_replied_to_once():
+    session = bound()
+    sequence = asked(session, "q")
+    unit = pdu.frame(pdu.QUERY_SM_RESP, sequence, b"1\x00\x00\x02\x00")
+    assert session.receive(unit, 1.0) == [Replied("q", 0, unit)]
+    assert session.receive(unit, 1.0) == []
+    assert session.counters.stray_answers == 1
+
+
+def test_a_refused_a_nacked_a_late_and_a_lost_question():
+    session = bound()
+    refusal = pdu.frame(pdu.CANCEL_SM_RESP, asked(session, "refused"), status=0x11)
+    assert session.receive(refusal, 0.0) == [Replied("refused", 0x11, refusal)]
+    nack = pdu.generic_nack(asked(session, "nacked"), 3)
+    assert session.receive(nack, 0.0) == [Replied("nacked", 3, None)]
+    asked(session, "late", now=1.0)
+    session.receive(pdu.frame(pdu.ENQUIRE_LINK, 9), 30.0)
+    session.data_to_send()
+    assert session.tick(31.0) == [Replied("late", 0, None)]
+    asked(session, "lost", now=31.0)
+    assert session.disconnected() == [Replied("lost", 0, None), Closed("connection lost")]
+    assert session.asked == {}
+
+
+def test_an_answer_of_another_kind_is_no_reply():
+    session = bound()
+    sequence = asked(session, "q")
+    assert session.receive(pdu.submit_sm_resp(sequence, b"1"), 0.0) == []
+    (first,) = submitted(session, "a")
+    assert session.receive(pdu.frame(pdu.QUERY_SM_RESP, first, b"1\x00\x00\x02\x00"), 0.0) == []
+    assert list(session.asked) == [sequence]
+    assert list(session.pending) == [first]
