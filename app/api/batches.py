@@ -84,11 +84,10 @@ async def _found(driver: asyncpg.Connection, caller: Caller, batch_id: bytes) ->
 
 
 async def _view(driver: asyncpg.Connection, batch: Batch) -> wire.Batch:
-    counts = await batches.counts(driver, [batch.id], time.time())
-    shown = views.batch_view(batch, counts[batch.id])
-    regions = await batches.by_region(driver, batch.id)
-    shown.regions = {name: {s.name: n for s, n in states.items()} for name, states in regions.items()}
-    return shown
+    now_s = time.time()
+    counts = await batches.counts(driver, [batch.id], now_s)
+    regions = await batches.by_region(driver, batch.id, now_s)
+    return views.batch_view(batch, counts[batch.id], regions)
 
 
 @router.get(

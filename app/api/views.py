@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+
+import msgspec
 
 from app.api import wire
 from app.domain import ids
@@ -111,8 +114,10 @@ def _attempt(attempt: messages.Attempt, gateways: dict[int, str]) -> wire.Attemp
     )
 
 
-def batch_view(batch: batches.Batch, counts: batches.Counts) -> wire.Batch:
-    """A batch with its counts."""
+def batch_view(
+    batch: batches.Batch, counts: batches.Counts, regions: Mapping[str, batches.Counts] | None = None
+) -> wire.Batch:
+    """A batch with its counts, by region too where they are given."""
     shown = _shown(batch, counts)
     books = _accounting(batch, counts)
     final, complete = books.final, batch.total and not books.open and not books.difference
@@ -145,7 +150,14 @@ def batch_view(batch: batches.Batch, counts: batches.Counts) -> wire.Batch:
         created_at=batch.created_at,
         sealed_at=batch.sealed_at,
         rejections_url=f"/v1/batches/{batch.id}/rejections",
+        regions=None if regions is None else {name: _present(batch, one) for name, one in regions.items()},
     )
+
+
+def _present(batch: batches.Batch, counts: batches.Counts) -> dict[str, int]:
+    """The states in which there is anything."""
+    shown = msgspec.structs.asdict(_shown(batch, counts))
+    return {state: n for state, n in shown.items() if n}
 
 
 def _accounting(batch: batches.Batch, counts: batches.Counts) -> wire.Accounting:

@@ -211,32 +211,40 @@ async def counts(driver: asyncpg.Connection, batch_ids: Sequence[UUID], now_s: f
     """Where the messages of these batches stand."""
     found: dict[UUID, tuple[dict[State, int], dict[int, int]]] = {one: ({}, {}) for one in batch_ids}
     for row in await driver.fetch(_COUNTS, list(batch_ids), at(now_s)):
-        states, parcels = found[row["batch_id"]]
-        if row["kind"] == "p":
-            parcels[row["state"]] = row["n"]
-        elif row["n"]:
-            states[State(row["state"])] = row["n"]
-    return {
-        one: Counts(states, parcels.get(0, 0) + parcels.get(1, 0), parcels.get(1, 0))
-        for one, (states, parcels) in found.items()
-    }
+        _count(found[row["batch_id"]], row)
+    return {one: _counts(*both) for one, both in found.items()}
 
 
 _REGIONS = """
-SELECT region, state, sum(n)::bigint AS n FROM (
+SELECT region, 's' AS kind, state, sum(n)::bigint AS n FROM (
     SELECT region, state, n FROM batch_states WHERE batch_id = $1
     UNION ALL SELECT region, to_state, n FROM tallies WHERE batch_id = $1
     UNION ALL SELECT region, from_state, -n FROM tallies WHERE batch_id = $1 AND from_state IS NOT NULL
-) moves GROUP BY 1, 2 HAVING sum(n) <> 0 ORDER BY 1, 2
+) moves GROUP BY region, state
+UNION ALL
+SELECT split_part(lane, ':', 1), 'p', (due_at > $2)::int::smallint, sum(n)::bigint
+FROM parcels WHERE batch_id = $1 GROUP BY 1, due_at > $2
 """
 
 
-async def by_region(driver: asyncpg.Connection, batch_id: UUID) -> dict[str, dict[State, int]]:
-    """Where one batch's messages stand, by region; what waits, for whatever reason, is `queued`."""
-    found: dict[str, dict[State, int]] = {}
-    for row in await driver.fetch(_REGIONS, batch_id):
-        found.setdefault(row["region"], {})[State(row["state"])] = row["n"]
-    return found
+async def by_region(driver: asyncpg.Connection, batch_id: UUID, now_s: float) -> dict[str, Counts]:
+    """Where one batch's messages stand, by region."""
+    found: dict[str, tuple[dict[State, int], dict[int, int]]] = {}
+    for row in await driver.fetch(_REGIONS, batch_id, at(now_s)):
+        _count(found.setdefault(row["region"], ({}, {})), row)
+    return {region: _counts(*both) for region, both in sorted(found.items())}
+
+
+def _count(both: tuple[dict[State, int], dict[int, int]], row: asyncpg.Record) -> None:
+    states, parcels = both
+    if row["kind"] == "p":
+        parcels[row["state"]] = row["n"]
+    elif row["n"]:
+        states[State(row["state"])] = row["n"]
+
+
+def _counts(states: dict[State, int], parcels: dict[int, int]) -> Counts:
+    return Counts(states, parcels.get(0, 0) + parcels.get(1, 0), parcels.get(1, 0))
 
 
 async def move(

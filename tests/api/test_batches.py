@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -47,11 +48,20 @@ async def test_the_valid_ones_are_accepted_and_the_others_listed(api):
     batch = (await api.get(answer["url"])).json
     assert (batch["state"], batch["total"], batch["rejected"]) == ("running", 3, 7)
     assert batch["counts"]["queued"] == 3
+    assert batch["regions"] == {"GB": {"queued": 1}, "US": {"queued": 1}, "VN": {"queued": 1}}
     assert batch["accounting"] == {"accepted": 3, "final": 0, "open": 3, "difference": 0}
     first = (await api.get(f"{answer['url']}/rejections?limit=4")).json
     rest = (await api.get(f"{answer['url']}/rejections?limit=4&cursor={first['next']}")).json
     assert [one["index"] for one in first["data"] + rest["data"]] == list(range(3, 10))
     assert (first["total"], rest["next"]) == (7, None)
+
+
+async def test_what_waits_for_its_time_is_deferred_in_its_region_too(api):
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    reply = await api.post("/v1/batches", api.batch(recipients(3), scheduled_at=tomorrow.isoformat()))
+    batch = (await api.get(reply.json["url"])).json
+    assert batch["counts"]["deferred"] == 3
+    assert batch["regions"] == {"GB": {"deferred": 1}, "US": {"deferred": 1}, "VN": {"deferred": 1}}
 
 
 async def test_a_character_that_cannot_be_stored_refuses_its_recipient_alone(api):
