@@ -26,6 +26,7 @@ import msgspec
 from app.countries import calendars, schema
 from app.countries.places import Places, zone
 from app.countries.schema import BadPack
+from app.countries.texts import TextRules, rules_of
 from app.domain import quiet
 from app.domain.message import Category
 from app.domain.quiet import Hours
@@ -33,6 +34,7 @@ from app.domain.quiet import Hours
 DEFAULT: Final = "default"
 RULES_KEPT: Final = 8_192
 JURISDICTIONS_KEPT: Final = 8_192
+TEXTS_KEPT: Final = 1_024
 
 
 class Jurisdiction(msgspec.Struct, frozen=True, cache_hash=True):
@@ -94,6 +96,7 @@ class Packs:
         self._jurisdiction = lru_cache(maxsize=JURISDICTIONS_KEPT)(Jurisdiction)
         self._whole_country = lru_cache(maxsize=JURISDICTIONS_KEPT)(self._undivided)
         self._area = lru_cache(maxsize=JURISDICTIONS_KEPT)(self._north_american)
+        self.texts = lru_cache(maxsize=TEXTS_KEPT)(self._texts)
 
     @classmethod
     def load(cls) -> Packs:
@@ -188,6 +191,11 @@ class Packs:
         required = consent.type != "opt_out"
         rule = f"{pack.id}.consent"
         return ConsentRule(required, consent.type, consent.soft_opt_in, rule, pack.version, consent.ages())
+
+    def _texts(self, country: str, category: Category) -> TextRules:
+        """The rules on senders and texts of that category; as `texts`, remembered."""
+        pack = self.pack(country)
+        return rules_of(pack.id, pack.version, pack.data, category)
 
     def _undivided(self, country: str) -> Jurisdiction | None:
         """The one jurisdiction of a country whose numbers all have the same zone and rules."""

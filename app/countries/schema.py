@@ -14,12 +14,17 @@ from typing import Final, Literal
 
 import msgspec
 
+from app.domain import labels
 from app.domain.quiet import DAY_S, Week, Window
 
 Confidence = Literal["high", "medium", "low"]
 ConsentType = Literal[
     "opt_in", "opt_out", "written", "express_or_implied", "opt_in_registry", "opt_in_or_dnc_checked",
 ]  # fmt: skip
+
+CategoryName = Literal["otp", "transactional", "marketing"]
+SenderPolicy = Literal["allowed", "registered", "replaced", "refused"]
+Breach = Literal["warn", "refuse"]
 
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _GROUPS: Final = {"daily": range(7), "mon_fri": range(5), "mon_sat": range(6), "sat_sun": range(5, 7)}
@@ -142,22 +147,90 @@ class OptOut(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     deadline: str = ""
 
 
+class MarkFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What one end of a text carries: `add`, unless one of the regular expressions `accepts` finds it there.
+
+    `{brand}` and `{opt_out}` in `add` are the tenant's; `otherwise` is added when the tenant has not set them.
+    In `accepts`, which count from the first character at the start and search all of the text for the end,
+    they stand for themselves.
+    """
+
+    add: str
+    accepts: list[str]
+    otherwise: str | None = None
+    categories: list[CategoryName] = msgspec.field(default_factory=lambda: ["marketing"])
+
+    def __post_init__(self) -> None:
+        self.mark()
+
+    def mark(self) -> labels.Mark:
+        """The same, compiled."""
+        return labels.Mark(self.add, tuple(self.accepts), self.otherwise)
+
+
+class SenderMark(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How the name that marketing comes from must start or end."""
+
+    start: str = ""
+    end: str = ""
+
+
 class Label(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What marks a text as advertising, and where it stands."""
+    """What marks a text as advertising, and where it stands.
+
+    `prefix`, `suffix` and `detail` are the source's words; `start`, `end` and `sender` what Volley does about it.
+    """
 
     required: bool = False
     where: Literal["", "body", "sender_id"] = ""
     prefix: str = ""
     suffix: str = ""
     detail: str = ""
+    start: MarkFile | None = None
+    end: MarkFile | None = None
+    sender: SenderMark | None = None
 
 
 class SenderId(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Which senders the country's networks take."""
+    """Which senders the country's networks take. `alphanumeric` and `registration` are the source's words.
+
+    `names` and `numbers` are what Volley does about it: `registered` senders are those that the tenant says so
+    of, others are warned of or, by `unregistered`, refused; `replaced` ones arrive as another; `refused` never.
+    """
 
     alphanumeric: bool | None = None
     registration: str = ""
     two_way: bool | None = None  # whether people can answer
+    names: SenderPolicy = "allowed"
+    numbers: SenderPolicy = "allowed"
+    marketing_numbers: SenderPolicy | None = None  # where marketing is treated otherwise
+    unregistered: Breach = "warn"
+    refused_words: list[str] = []  # names that no network takes, in any case of letters
+
+
+class Links(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a text may link to. `detail` is the source's words.
+
+    `no_shorteners`: not to public shorteners; `allow_list`: to the domains that the tenant has named alone;
+    `refused`: to nothing. `breach`: whether the text is refused or only warned of.
+    """
+
+    detail: str
+    policy: Literal["any", "no_shorteners", "allow_list", "refused"] = "any"
+    breach: Breach = "refuse"
+    phone_numbers: Literal["allow", "warn", "refuse"] = "allow"  # in the text
+    categories: list[CategoryName] = msgspec.field(default_factory=lambda: ["transactional", "marketing"])
+
+
+class Forbidden(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Categories that may not be sent there at all."""
+
+    categories: list[CategoryName]
+    basis: str
+
+    def __post_init__(self) -> None:
+        if not self.categories or not self.basis.strip():
+            raise ValueError("forbidden names a category and its basis")
 
 
 class Subdivision(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -191,7 +264,8 @@ class CountryFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     label: Label = Label()
     cap: Cap | None = None
     sender_id: SenderId = SenderId()
-    links: str = ""  # policy on URLs
+    links: Links | None = None
+    forbidden: Forbidden | None = None
     do_not_contact: str = ""  # registers to check
     transactional: MarketingHours | None = None
     otp: MarketingHours | None = None
