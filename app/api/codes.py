@@ -71,6 +71,17 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
         "invalid_metadata": "The metadata is not valid",
         "invalid_callback_url": "The callback URL is not allowed",
         "too_late": "It is too late for that",
+        # the rules of the recipient's country
+        "forbidden_category": "Texts of this category are forbidden there",
+        "sender_not_allowed": "The sender can't be used there",
+        "sender_not_registered": "The sender must be registered there",
+        "sender_replaced": "Another sender will be shown there",
+        "sender_label_required": "The sender must be marked as advertising there",
+        "brand_required": "The text must begin with a brand, and none is set",
+        "opt_out_text_required": "The text must say how to opt out",
+        "link_shortener": "The text links by a public shortener",
+        "link_not_allowed": "The text has a link that is not allowed there",
+        "phone_number_in_text": "The text has a phone number, which is not delivered there",
         # batches
         "no_valid_recipients": "No recipient is valid",
         "too_many_recipients": "There are too many recipients",

@@ -10,20 +10,22 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from app.api import limits, wire
 from app.api.auth import Caller
+from app.api.ground import Ground, TenantGround, Warned
 from app.api.problems import Problem, field_problem
+from app.countries.texts import Finding, Refusal
 from app.domain import ids
 from app.domain.message import Category
 from app.domain.pack import PACK_SIZE, Entry, Pack
 from app.domain.phone import InvalidNumber, parse
 from app.domain.routing import POOL_MARK, Member, sender_for
-from app.domain.template import Template, TemplateError
+from app.domain.template import Template, TemplateError, escaped
 from app.domain.template import parse as parse_template
 from app.domain.text import TextError, count
 from app.store.intake import Draft
@@ -228,11 +230,14 @@ def _checked_url(url: str, settings: Mapping[str, Any]) -> str:
 
 
 class Refused(Exception):
-    """A recipient that can't be accepted; `pointer` is below the recipient."""
+    """A recipient that can't be accepted; `pointer` is below the recipient, or, `shared`, below the request."""
 
-    def __init__(self, pointer: str, code: str, detail: str, reason: str | None = None) -> None:
+    def __init__(
+        self, pointer: str, code: str, detail: str, reason: str | None = None, *, shared: bool = False
+    ) -> None:
         super().__init__(code)
         self.pointer = pointer
+        self.shared = shared
         self.code = code
         self.detail = detail
         self.reason = reason
@@ -241,12 +246,22 @@ class Refused(Exception):
 class Drafting:
     """Collects the recipients of one request by region, and makes packs of them."""
 
-    def __init__(self, terms: Terms, hash_key: bytes, regions: Regions, batch_id: bytes | None) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        hash_key: bytes,
+        regions: Regions,
+        tenant: TenantGround,
+        batch_id: bytes | None,
+    ) -> None:
         self._terms = terms
+        self._tenant = tenant
+        self._grounds: dict[tuple[str, str], _Footing] = {}
+        self._warned: dict[tuple[str, str], Warned] = {}
         self._hash = hashlib.blake2b(key=hash_key, digest_size=8)
         self._regions = regions
         self._batch_id = batch_id
-        self._groups: dict[tuple[str, str, str], list[Entry]] = {}
+        self._groups: dict[Place, list[Entry]] = {}
         self.rejected: list[wire.Rejection] = []
 
     def entry(
@@ -255,56 +270,100 @@ class Drafting:
         variables: dict[str, wire.Value] | None,
         reference: str | None,
         extra: dict[str, Any] | None = None,
-    ) -> tuple[str, str, Entry]:
-        """(region, country, entry) of one recipient. Raises Refused."""
+    ) -> tuple[Place, Entry]:
+        """One recipient and its place. Raises Refused."""
         try:
             number = parse(to)
         except InvalidNumber as error:
             raise Refused("/to", "invalid_number", error.detail, error.code) from None
         terms = self._terms
+        digest = self._hash.copy()
+        digest.update(number.e164.encode())
+        recipient = digest.digest()
+        sender = terms.sender if terms.pool is None else sender_for(terms.pool, number.country, recipient)
+        footing = self._grounds.get((number.country, sender))
+        if footing is None:
+            footing = self._grounds[number.country, sender] = self._footing(number.country, sender)
+        if footing.refused is not None:
+            raise footing.refused
         names = terms.parsed.names
         filled: dict[str, str] | None = None
         if names:
             filled = _filled(names, variables)
-            segments = _segments(terms.parsed, filled)
+            body, segments = self._personal(footing, terms.parsed.render(filled))
         else:
-            assert terms.segments is not None
-            segments = terms.segments
-        digest = self._hash.copy()
-        digest.update(number.e164.encode())
-        entry = Entry(0, number.e164, digest.digest(), segments, filled, None, reference, extra)
-        return self._regions.region(number.e164, number.country), number.country, entry
+            body, segments = footing.body, footing.segments
+        for one in footing.warnings:
+            self._warn(one)
+        entry = Entry(0, number.e164, recipient, segments, filled, None, reference, extra)
+        region = self._regions.region(number.e164, number.country)
+        return Place(region, number.country, sender, body), entry
 
-    def sender(self, country: str, entry: Entry) -> str:
-        """The address that this recipient is texted from."""
-        pool = self._terms.pool
-        return self._terms.sender if pool is None else sender_for(pool, country, entry.recipient)
+    def _footing(self, country: str, sender: str) -> _Footing:
+        """What holds for all recipients of a country and sender."""
+        terms = self._terms
+        ground = Ground(self._tenant, Category(terms.category), country, sender)
+        footing = _Footing(ground, None, terms.body, terms.segments or 0, list(ground.warnings))
+        if ground.refusal is not None:
+            footing.refused = _refused(ground.refusal)
+        elif not terms.parsed.names and not ground.silent:
+            try:
+                before, behind, found = ground.fit(terms.parsed.render(None))
+                footing.warnings += found
+                if before or behind:
+                    footing.body = _labelled(terms.body, before, behind)
+                    footing.segments = _measured(before + terms.parsed.render(None) + behind)
+            except Refusal as refusal:
+                footing.refused = _refused(refusal.finding)
+            except TextError as error:
+                detail = f"with the label that {country} demands: {error}"
+                footing.refused = Refused("/body", _text_code(error.code), detail, shared=True)
+        return footing
+
+    def _personal(self, footing: _Footing, text: str) -> tuple[str, int]:
+        """Body and segments of a rendered text. Raises Refused."""
+        try:
+            before, behind, found = footing.ground.fit(text)
+            segments = _measured(before + text + behind)
+        except Refusal as refusal:
+            raise _refused(refusal.finding) from None
+        except TextError as error:
+            raise Refused("/variables", _text_code(error.code), str(error)) from None
+        for one in found:
+            self._warn(one)
+        return _labelled(self._terms.body, before, behind) if before or behind else self._terms.body, segments
+
+    def _warn(self, one: Finding) -> None:
+        known = self._warned.get((one.code, one.rule))
+        if known is None:
+            self._warned[(one.code, one.rule)] = Warned(one.code, one.rule, one.detail)
+        else:
+            known.count += 1
+
+    @property
+    def warnings(self) -> list[Warned]:
+        """What may keep accepted messages from arriving as they are."""
+        return list(self._warned.values())
 
     def add(self, recipients: Sequence[wire.Recipient], first: int, base: str = "/recipients") -> None:
         """Take these; what can't be accepted is in `rejected` with its index from `first`."""
         groups, entry_of = self._groups, self.entry
         for index, recipient in enumerate(recipients, first):
             try:
-                region, country, entry = entry_of(
-                    recipient.to, recipient.variables, recipient.client_reference
-                )
+                place, entry = entry_of(recipient.to, recipient.variables, recipient.client_reference)
             except Refused as refused:
                 self.reject(index, base, refused)
                 continue
-            key = (region, country, self.sender(country, entry))
-            group = groups.get(key)
+            group = groups.get(place)
             if group is None:
-                group = groups[key] = []
+                group = groups[place] = []
             entry.index = len(group) % PACK_SIZE
             group.append(entry)
 
     def reject(self, index: int, base: str, refused: Refused) -> None:
         """Note a recipient that isn't accepted."""
-        self.rejected.append(
-            wire.Rejection(
-                index, f"{base}/{index}{refused.pointer}", refused.code, refused.detail, refused.reason
-            )
-        )
+        pointer = refused.pointer if refused.shared else f"{base}/{index}{refused.pointer}"
+        self.rejected.append(wire.Rejection(index, pointer, refused.code, refused.detail, refused.reason))
 
     @property
     def accepted(self) -> int:
@@ -314,25 +373,51 @@ class Drafting:
     def drafts(self, now_s: float) -> Iterator[Draft]:
         """The packs, region by region."""
         terms = self._terms
-        for (region, country, sender), entries in self._groups.items():
+        for place, entries in self._groups.items():
             for start in range(0, len(entries), PACK_SIZE):
-                part = entries[start : start + PACK_SIZE]
-                pack = pack_of(terms, self._batch_id, region, country, sender, part)
+                pack = pack_of(terms, self._batch_id, place, entries[start : start + PACK_SIZE])
                 yield Draft(ids.new_id(now_s), pack, terms.due_at, terms.priority)
 
 
-def pack_of(
-    terms: Terms, batch_id: bytes | None, region: str, country: str, sender: str, entries: list[Entry]
-) -> Pack:
+class Place(NamedTuple):
+    """What the entries of a pack share beside their request's terms. `body` has its country's labels."""
+
+    region: str
+    country: str
+    sender: str
+    body: str
+
+
+class _Footing(msgspec.Struct):
+    """One country's part of a request: what all its recipients share. `body` and `segments` of a text without
+    variables have its labels."""
+
+    ground: Ground
+    refused: Refused | None
+    body: str
+    segments: int
+    warnings: list[Finding]
+
+
+def _refused(finding: Finding) -> Refused:
+    return Refused(f"/{finding.field}", finding.code, finding.detail, finding.rule, shared=True)
+
+
+def _labelled(body: str, before: str, behind: str) -> str:
+    """A body, unrendered, with what its country's pack adds."""
+    return f"{escaped(before)}{body}{escaped(behind)}"
+
+
+def pack_of(terms: Terms, batch_id: bytes | None, place: Place, entries: list[Entry]) -> Pack:
     """Those entries under those terms."""
     return Pack(
         terms.tenant_id,
         batch_id,
-        region,
-        country,
+        place.region,
+        place.country,
         terms.category,
-        sender,
-        terms.body,
+        place.sender,
+        place.body,
         terms.template,
         terms.expires_at,
         terms.retry_unknown,
@@ -355,13 +440,6 @@ def _filled(names: tuple[str, ...], variables: dict[str, wire.Value] | None) -> 
             raise Refused(f"/variables/{name}", "too_long", f"more than {limits.MAX_VALUE_CHARS} characters")
         found[name] = value
     return found
-
-
-def _segments(template: Template, variables: dict[str, str]) -> int:
-    try:
-        return _measured(template.render(variables))
-    except TextError as error:
-        raise Refused("/variables", _text_code(error.code), str(error)) from None
 
 
 def refused_problem(refused: Refused) -> Problem:

@@ -26,6 +26,7 @@ from app.api.drafting import (
     terms_of,
 )
 from app.api.entrance import Answer, Request
+from app.api.ground import Warned
 from app.api.idempotency import REPLAYED, checked_key, judged, request_hash
 from app.api.problems import FieldError, Problem, field_problem
 from app.domain import ids
@@ -49,7 +50,7 @@ async def post_message(request: Request, context: Context) -> Answer:
     key = checked_key(header_text(request.headers.idempotency_key))
     raw = await request.body(limits.MAX_MESSAGE_BYTES)
     try:
-        single = await _single(raw, caller, context)
+        single, warnings = await _single(raw, caller, context)
     except Problem as problem:
         context.metrics.rejected[problem.code] += 1
         raise
@@ -58,7 +59,10 @@ async def post_message(request: Request, context: Context) -> Answer:
     if key is not None:
         slot = Slot(caller.tenant_id, f"POST {MESSAGES}", key)
         single.keyed = Keyed(
-            slot, request_hash(raw), 202, partial(_stored_posted, state=state, segments=entry.segments)
+            slot,
+            request_hash(raw),
+            202,
+            partial(_stored_posted, state=state, segments=entry.segments, warnings=warnings),
         )
     try:
         found = await context.intake.post(single)
@@ -68,34 +72,35 @@ async def post_message(request: Request, context: Context) -> Answer:
         assert single.keyed is not None
         return _replayed(found, single.keyed.request_hash, context)
     context.metrics.accepted[(single.pack.region, single.pack.category)] += 1
-    return Answer(202, _posted(found, state, entry.segments))
+    return Answer(202, _posted(found, state, entry.segments, warnings))
 
 
-async def _single(raw: bytes, caller: Caller, context: Context) -> Single:
-    """The message, checked. Raises Problem."""
+async def _single(raw: bytes, caller: Caller, context: Context) -> tuple[Single, list[Warned]]:
+    """The message, checked, and what is to be warned of. Raises Problem."""
     posted = decoding.decode(raw, wire.decode_message)
     decoding.refuse_doubles(raw, _ONCE)
     now_s = context.clock() // DUE_STEP_S * DUE_STEP_S
     template = await template_of(posted.template, caller, context)
     terms = await with_pool(terms_of(posted, caller, template, now_s), context)
-    drafting = Drafting(terms, caller.hash_key, await context.references.regions(), None)
+    references = context.references
+    tenant = await references.ground(caller)
+    drafting = Drafting(terms, caller.hash_key, await references.regions(), tenant, None)
     try:
-        region, country, entry = drafting.entry(
+        place, entry = drafting.entry(
             posted.to, posted.variables, posted.client_reference, extra_of(posted, caller)
         )
     except Refused as refused:
         raise refused_problem(refused) from None
-    sender = drafting.sender(country, entry)
-    return Single(pack_of(terms, None, region, country, sender, [entry]), terms.due_at, terms.priority)
+    return Single(pack_of(terms, None, place, [entry]), terms.due_at, terms.priority), drafting.warnings
 
 
-def _posted(message_id: bytes, state: wire.OpenState, segments: int) -> bytes:
+def _posted(message_id: bytes, state: wire.OpenState, segments: int, warnings: list[Warned]) -> bytes:
     name = ids.text(message_id)
-    return wire.encode(wire.Posted(name, state, segments, f"{MESSAGES}/{name}"))
+    return wire.encode(wire.Posted(name, state, segments, f"{MESSAGES}/{name}", warnings))
 
 
-def _stored_posted(message_id: bytes, state: wire.OpenState, segments: int) -> bytes:
-    return encode_answer(StoredAnswer(_posted(message_id, state, segments), {}))
+def _stored_posted(message_id: bytes, state: wire.OpenState, segments: int, warnings: list[Warned]) -> bytes:
+    return encode_answer(StoredAnswer(_posted(message_id, state, segments, warnings), {}))
 
 
 async def post_batch(request: Request, context: Context) -> Answer:
@@ -114,7 +119,9 @@ async def post_batch(request: Request, context: Context) -> Answer:
     terms = await with_pool(terms_of(posted, caller, template, now_s), context)
     extra = extra_of(posted, caller)
     batch_id = ids.new_id(now_s)
-    drafting = Drafting(terms, caller.hash_key, await context.references.regions(), batch_id)
+    references = context.references
+    tenant = await references.ground(caller)
+    drafting = Drafting(terms, caller.hash_key, await references.regions(), tenant, batch_id)
     await _add_all(drafting, posted.recipients, undecoded)
     rejected = sorted(drafting.rejected, key=lambda one: one.index)
     count_rejected(context, rejected)
@@ -123,7 +130,7 @@ async def post_batch(request: Request, context: Context) -> Answer:
         raise Problem(422, "no_valid_recipients", "no recipient can be accepted", errors)
     batch = new_batch(posted, terms, batch_id, now_s, extra)
     batch = msgspec.structs.replace(batch, total=drafting.accepted, rejected=len(rejected))
-    body = batch_answer(batch_id, batch.total, batch.rejected, rejected)
+    body = batch_answer(batch_id, batch.total, batch.rejected, rejected, drafting.warnings)
     keyed = None
     if key is not None:
         stored = encode_answer(StoredAnswer(body, {}))
@@ -245,7 +252,11 @@ def new_batch(
 
 
 def batch_answer(
-    batch_id: bytes, accepted: int, rejected_count: int, rejected: Sequence[wire.Rejection]
+    batch_id: bytes,
+    accepted: int,
+    rejected_count: int,
+    rejected: Sequence[wire.Rejection],
+    warnings: list[Warned],
 ) -> bytes:
     """The 202 of a batch."""
     name = ids.text(batch_id)
@@ -259,6 +270,7 @@ def batch_answer(
             rejected_count=rejected_count,
             url=url,
             rejections_url=f"{url}/rejections",
+            warnings=warnings,
         )
     )
 

@@ -23,6 +23,7 @@ from app.api import decoding, drafting, limits, posting, wire
 from app.api.auth import Caller
 from app.api.context import Context
 from app.api.entrance import Answer, Disconnected, Request
+from app.api.ground import Warned
 from app.api.idempotency import REPLAYED, checked_key, judged, request_hash
 from app.api.problems import FieldError, Problem
 from app.api.rows import CSV, NDJSON, CsvRows, NdjsonRows, Record, Records
@@ -139,6 +140,7 @@ class Upload:
         self._committed = Progress(None, os.urandom(8).hex(), 0, "")
         self._accepted = 0
         self._rejected = 0
+        self._warned: dict[tuple[str, str], Warned] = {}
 
     async def open(self, batch: NewBatch, wanted: bytes, *, replace: bool) -> idempotency.Kept | None:
         """Make the batch, or go on with the one of this key; what is kept, if that upload is whole.
@@ -251,8 +253,13 @@ class Upload:
 
     async def _chunk(self, records: list[Record], *, last: bool) -> Answer | None:
         """Commit these rows; with the last ones, seal the batch and give the answer."""
+        references = self._context.references
         work = drafting.Drafting(
-            self._terms, self._caller.hash_key, await self._context.references.regions(), self._batch_id
+            self._terms,
+            self._caller.hash_key,
+            await references.regions(),
+            await references.ground(self._caller),
+            self._batch_id,
         )
         step = limits.ROWS_A_STRETCH
         for start in range(0, len(records), step):
@@ -265,10 +272,18 @@ class Upload:
         if last and self._row == 0:
             raise Problem(422, "no_valid_recipients", "the file has no rows")
         accepted, rejected = work.accepted, len(work.rejected)
+        self._note(work.warnings)
         if last and self._accepted + accepted == 0:
             errors = [FieldError(r.pointer, r.code, r.detail, r.index, r.reason) for r in work.rejected]
             raise Problem(422, "no_valid_recipients", "no recipient can be accepted", errors)
         return await self._commit(work, accepted, rejected, last=last)
+
+    def _note(self, warnings: list[Warned]) -> None:
+        """A chunk's warnings, with those of the chunks before."""
+        for one in warnings:
+            known = self._warned.setdefault((one.code, one.rule), one)
+            if known is not one:
+                known.count += one.count
 
     def _draft(self, records: list[Record], work: drafting.Drafting) -> None:
         """Hash and read a stretch of rows; those that are committed are only hashed."""
@@ -349,6 +364,7 @@ class Upload:
             self._accepted + accepted,
             self._rejected + rejected,
             [wire.Rejection(one.index, one.pointer, one.code, one.detail) for one in shown],
+            list(self._warned.values()),
         )
         if self._slot is not None:
             stored = StoredAnswer(body, {"x-content-hash": self._hash.hexdigest()})

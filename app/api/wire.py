@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from app.api import limits
+from app.api.ground import Warned
 
 CategoryName = Literal["otp", "transactional", "marketing"]
 OpenState = Literal["queued", "deferred"]
@@ -109,13 +110,14 @@ class PostBatchRaw(BatchTerms, forbid_unknown_fields=True, kw_only=True):
     recipients: list[msgspec.Raw]
 
 
-class Posted(msgspec.Struct):
-    """The answer to a message."""
+class Posted(msgspec.Struct, omit_defaults=True):
+    """The answer to a message. `warnings`: what may keep it from arriving as it is."""
 
     id: str
     state: OpenState
     segments: int
     url: str
+    warnings: list[Warned] = []
 
 
 class Rejection(msgspec.Struct, omit_defaults=True):
@@ -128,7 +130,7 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     reason: str | None = None
 
 
-class PostedBatch(msgspec.Struct):
+class PostedBatch(msgspec.Struct, omit_defaults=True):
     """The answer to a batch. `rejected_count` counts all that were rejected; `rejected` lists them."""
 
     id: str
@@ -138,6 +140,7 @@ class PostedBatch(msgspec.Struct):
     rejected_count: int
     url: str
     rejections_url: str
+    warnings: list[Warned] = []
 
 
 StateName = Literal[

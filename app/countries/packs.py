@@ -112,14 +112,22 @@ class Packs:
         """From file names and contents: `{"FR.toml": b"..."}`."""
         packs = {}
         for name, content in sorted(contents.items()):
-            data = schema.read(name, content)
-            digest = hashlib.sha256(content).hexdigest()[:8]
-            packs[data.country] = Pack(data.country, f"{data.reviewed:%Y-%m-%d}.{digest}", data)
-            _check_references(name, data)
+            pack = _read(name, content)
+            packs[pack.id] = pack
         if DEFAULT not in packs:
             raise BadPack(f"{DEFAULT}.toml: is missing")
+        return cls._placed(packs)
+
+    @classmethod
+    def _placed(cls, packs: Mapping[str, Pack]) -> Packs:
         legal_zones = {pack.id: pack.data.zones for pack in packs.values() if pack.data.zones}
         return cls(packs, Places.load(legal_zones))
+
+    def replaced(self, contents: Mapping[str, bytes]) -> Packs:
+        """The same with those files in place of their countries', or beside them. Raises BadPack."""
+        packs = {pack.id: pack for pack in self.all()}
+        packs |= {pack.id: pack for pack in (_read(name, content) for name, content in contents.items())}
+        return self._placed(packs)
 
     def all(self) -> tuple[Pack, ...]:
         """Every pack once, the default too, by id."""
@@ -233,6 +241,13 @@ class Packs:
             blocked = calendars.calendar(country, part) if windows.holidays == "closed" else None
             rules.append(quiet.Rule(f"{id_}.{category.name}", pack.version, windows.week(), blocked))
         return tuple(rules)
+
+
+def _read(name: str, content: bytes) -> Pack:
+    data = schema.read(name, content)
+    _check_references(name, data)
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    return Pack(data.country, f"{data.reviewed:%Y-%m-%d}.{digest}", data)
 
 
 def _all_subdivisions(pack: Pack) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from app.domain import labels, links
 from app.domain.message import Category
 
 _MISSING = {
-    "brand": ("brand_required", "the text must begin with the sender's brand: set `brand`, of the sender or the tenant"),
+    "brand": ("brand_required", "the text must begin with a brand: set the sender's `signature` or a `brand`"),
     "opt_out": (
         "opt_out_text_required",
         "the text must say how to opt out: write it into the text, or set the tenant's `opt_out` of the country",
@@ -71,14 +71,15 @@ class TextRules(msgspec.Struct, frozen=True):
         """What is wrong with category and sender, whatever the text."""
         found = []
         if self.forbidden is not None:
-            found.append(self._finding("forbidden_category", self.forbidden.basis, "forbidden", field="category"))
+            found.append(
+                self._finding("forbidden_category", self.forbidden.basis, "forbidden", field="category")
+            )
         named = not sender.isdigit()
-        found += self._registration(sender, named=named, said=said)
         mark = self.sender_mark
         if mark is not None and not (named and sender.startswith(mark.start) and sender.endswith(mark.end)):
             detail = f"marketing comes from a name such as {mark.start}Brand{mark.end}, at most 11 characters"
             found.append(self._finding("sender_label_required", detail, "label"))
-        return found
+        return found + self._registration(sender, named=named, said=said)
 
     def _registration(self, sender: str, *, named: bool, said: Said) -> list[Finding]:
         rule = self.sender
@@ -89,7 +90,7 @@ class TextRules(msgspec.Struct, frozen=True):
         if named and sender.casefold() in {word.casefold() for word in rule.refused_words}:
             return [self._finding("sender_not_allowed", "no network there takes this name", "sender_id")]
         if policy == "refused":
-            detail = f"{kind} can't be senders there: {rule.registration or 'networks refuse them'}"
+            detail = f"{kind} can't send {self.category} texts there: {rule.registration or 'networks refuse them'}"
             return [self._finding("sender_not_allowed", detail, "sender_id")]
         if policy == "replaced":
             detail = f"networks there replace {kind}: {rule.registration}"
@@ -100,7 +101,9 @@ class TextRules(msgspec.Struct, frozen=True):
                 "add the country to the sender's `registered`"
             )
             return [
-                self._finding("sender_not_registered", detail, "sender_id", refuse=rule.unregistered == "refuse")
+                self._finding(
+                    "sender_not_registered", detail, "sender_id", refuse=rule.unregistered == "refuse"
+                )
             ]
         return []
 
@@ -128,9 +131,7 @@ class TextRules(msgspec.Struct, frozen=True):
         if rule.phone_numbers != "allow" and links.has_phone_number(text.replace(said.opt_out or "\0", "")):
             detail = f"a phone number in the text is not delivered there: {rule.detail}"
             refuse = rule.phone_numbers == "refuse"
-            found.append(
-                self._finding("phone_number_in_text", detail, "links", refuse=refuse, field="body")
-            )
+            found.append(self._finding("phone_number_in_text", detail, "links", refuse=refuse, field="body"))
         return found
 
     def _link(self, host: str, rule: schema.Links, domains: Collection[str]) -> Finding | None:
@@ -177,6 +178,8 @@ def rules_of(id_: str, version: str, data: schema.CountryFile, category: Categor
         label.sender if category is Category.marketing else None,
         label.start.mark() if label.start and name in label.start.categories else None,
         label.end.mark() if label.end and name in label.end.categories else None,
-        link if link and name in link.categories and (link.policy, link.phone_numbers) != ("any", "allow") else None,
+        link
+        if link and name in link.categories and (link.policy, link.phone_numbers) != ("any", "allow")
+        else None,
         forbidden if forbidden and name in forbidden.categories else None,
     )

@@ -51,6 +51,11 @@ class Template:
         return "".join(out)
 
 
+def escaped(text: str) -> str:
+    """A body that renders as this text."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 @lru_cache(maxsize=4096)
 def parse(body: str) -> Template:
     """Raises TemplateError (`template_syntax`, `template_too_many_variables`)."""

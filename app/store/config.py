@@ -1,4 +1,5 @@
-"""Gateways, routes, regions, currencies, senders and their pools: versioned rows, and the one way to change them.
+"""Gateways, routes, regions, currencies, senders, their pools, country packs: versioned rows, and the one way to
+change them.
 
 Guarantees: every change, by the API or by `volley apply`, is checked here, names its actor and reason, raises
 the row's version and the configuration's, is in the audit log with before and after (secrets masked), and is
@@ -33,6 +34,7 @@ MAX_PREFIXES = 5_000
 MAX_TEST_NUMBERS = 50
 MAX_MEMBERS = 200
 MAX_WEIGHT = 10_000
+MAX_LEAD_S = 3 * 3600
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.\-]{0,63}")
 _REGION = re.compile(r"[A-Z]{2}(-[A-Z0-9]{1,3})?")
@@ -87,6 +89,7 @@ class Region(msgspec.Struct, frozen=True):
     version: int
     updated_at: datetime
     test_numbers: tuple[str, ...] = ()
+    lead_s: int | None = None  # how long a text takes to its phone: hours shut so much earlier
 
 
 class Sender(msgspec.Struct, frozen=True):
@@ -98,6 +101,8 @@ class Sender(msgspec.Struct, frozen=True):
     version: int
     updated_at: datetime
     brand: str = ""  # a stop may be about all senders of a brand
+    registered: tuple[str, ...] = ()  # countries
+    signature: str = ""  # the name in the labels that countries demand
 
 
 class Currency(msgspec.Struct, frozen=True):
@@ -143,6 +148,9 @@ class Config(msgspec.Struct, frozen=True):
             },
             {c.code: c.rate for c in self.currencies},
         )
+
+    country_packs: dict[str, str] = {}  # TOML by country
+    tenants: dict[int, dict[str, Any]] = {}  # what tenants have set by country, of those that have
 
 
 class Invalid(ValueError):
@@ -192,13 +200,19 @@ async def load(driver: asyncpg.Connection) -> Config:
         regions = await driver.fetch("SELECT * FROM regions ORDER BY code")
         senders = await driver.fetch("SELECT * FROM senders ORDER BY tenant_id, address")
         currencies = await driver.fetch("SELECT * FROM currencies ORDER BY code")
+        packs = await country_packs(driver)
+        tenants = await driver.fetch(
+            "SELECT id, settings->'countries' AS countries FROM tenants WHERE settings ? 'countries'"
+        )
     return Config(
         version,
         tuple(Gateway(**row) for row in gateways),
         tuple(Route(**_with_tuples(row, "gateways", "weights")) for row in routes),
         tuple(Region(**_with_tuples(row, "prefixes", "test_numbers")) for row in regions),
-        tuple(Sender(**row) for row in senders),
+        tuple(Sender(**_with_tuples(row, "registered")) for row in senders),
         tuple(Currency(**row) for row in currencies),
+        packs,
+        {row["id"]: msgspec.json.decode(row["countries"]) for row in tenants},
     )
 
 
@@ -219,6 +233,12 @@ async def pool(driver: asyncpg.Connection, tenant_id: int, name: str) -> tuple[r
     if members is None:
         return None
     return msgspec.convert([one for one in members if not one.get("retired")], tuple[routing.Member, ...])
+
+
+async def country_packs(driver: asyncpg.Connection) -> dict[str, str]:
+    """The packs that stand in place of shipped ones, as TOML by country."""
+    rows = await driver.fetch("SELECT code, content FROM country_packs ORDER BY code")
+    return {row["code"]: row["content"] for row in rows}
 
 
 async def rows(connection: AsyncConnection, kind: Kind, **where: object) -> list[dict[str, Any]]:
@@ -552,6 +572,8 @@ def _check_region(field: str, value: Any) -> Any:
         return _test_numbers(value)
     if field == "paused":
         return _flag(field, value)
+    if field == "lead_s" and value is not None and not (isinstance(value, int) and 0 <= value <= MAX_LEAD_S):
+        raise Invalid(field, f"a whole number of seconds from 0 to {MAX_LEAD_S}")
     return _rate(value) if field == "rate" else value
 
 
@@ -613,7 +635,18 @@ def _check_sender(field: str, value: Any) -> Any:
         return address(value)
     if field == "brand":
         return brand(value)
+    if field == "registered":
+        if not all(isinstance(code, str) and _COUNTRY.fullmatch(code) for code in value):
+            raise Invalid(field, "ISO 3166-1 alpha-2 codes")
+        return sorted(set(value))
     return _rate(value) if field == "rate" else value
+
+
+def _check_country_pack(field: str, value: Any) -> Any:
+    """The content's own rules are held by `app.countries`, before it gets here."""
+    if field == "code" and not (value == "default" or _COUNTRY.fullmatch(value)):
+        raise Invalid(field, "an ISO 3166-1 alpha-2 code, or default")
+    return value
 
 
 def address(value: Any, field: str = "address") -> str:
@@ -650,8 +683,19 @@ ROUTE = Kind(
     _check_route,
 )
 REGION = Kind(
-    "region", tables.regions, ("code",), ("prefixes", "rate", "paused", "test_numbers"), _check_region
+    "region",
+    tables.regions,
+    ("code",),
+    ("prefixes", "rate", "paused", "test_numbers", "lead_s"),
+    _check_region,
 )
-SENDER = Kind("sender", tables.senders, ("tenant_id", "address"), ("rate", "brand"), _check_sender)
+SENDER = Kind(
+    "sender",
+    tables.senders,
+    ("tenant_id", "address"),
+    ("rate", "brand", "registered", "signature"),
+    _check_sender,
+)
 POOL = Kind("pool", tables.sender_pools, ("tenant_id", "name"), ("members",), _check_pool)
 CURRENCY = Kind("currency", tables.currencies, ("code",), ("rate",), _check_currency)
+COUNTRY_PACK = Kind("country_pack", tables.country_packs, ("code",), ("content",), _check_country_pack)

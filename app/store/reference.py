@@ -1,4 +1,4 @@
-"""What acceptance looks up: region prefixes and templates."""
+"""What acceptance looks up: region prefixes, templates, and what senders are registered as."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ async def template(
         version,
     )
     return (row["version"], row["body"]) if row else None
+
+
+async def senders(driver: asyncpg.Connection, tenant_id: int) -> dict[str, tuple[list[str], str]]:
+    """(countries where it is registered, signature) of a tenant's senders that say something."""
+    rows = await driver.fetch(
+        "SELECT address, registered, signature FROM senders "
+        "WHERE tenant_id = $1 AND (registered <> '{}' OR signature <> '')",
+        tenant_id,
+    )
+    return {row["address"]: (row["registered"], row["signature"]) for row in rows}

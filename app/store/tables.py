@@ -106,6 +106,7 @@ regions = Table(
     Column("version", Integer, nullable=False, server_default=text("1")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("test_numbers", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("lead_s", Integer),
 )
 
 currencies = Table(
@@ -154,6 +155,17 @@ senders = Table(
     Column("version", Integer, nullable=False, server_default=text("1")),
     Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("brand", Text, nullable=False, server_default=text("''")),
+    Column("registered", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("signature", Text, nullable=False, server_default=text("''")),
+)
+
+country_packs = Table(
+    "country_packs",
+    metadata,
+    Column("code", Text, primary_key=True),
+    Column("content", Text, nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
 )
 
 config_version = Table(

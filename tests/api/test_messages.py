@@ -278,7 +278,7 @@ async def test_a_test_key_marks_its_messages(api):
 
 
 async def test_the_tenants_default_sender_fills_in(api):
-    posted = await api.post("/v1/messages", api.message(sender=None))
+    posted = await api.post("/v1/messages", api.message(sender=None, to="+447911123456"))
     assert (await api.get(posted.json["url"])).json["sender"] == "Volley"
     plus = await api.post("/v1/messages", api.message(sender="+12025550199"))
     assert (await api.get(plus.json["url"])).json["sender"] == "12025550199"

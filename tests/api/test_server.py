@@ -56,7 +56,7 @@ async def test_metrics_count_what_was_accepted_and_refused(api):
         r'volley_http_request_duration_seconds_count\{method="POST",route="/v1/messages",status="2xx"\}'
     )
     before = [await value(accepted), await value(rejected), await value(requests)]
-    await api.post("/v1/messages", api.message(category="marketing", to="+33612345678"))
+    await api.post("/v1/messages", api.message(category="marketing", to="+33612345678", body="STOP 36180"))
     await api.post("/v1/messages", api.message(to="+1"))
     assert await value(accepted) == before[0] + 1
     assert await value(rejected) == before[1] + 1

@@ -38,6 +38,7 @@ class Region(BaseModel):
     rate: int | None
     paused: bool
     test_numbers: list[str]
+    lead_s: int | None
     version: int
     updated_at: datetime
 
@@ -64,6 +65,15 @@ class RegionChange(Change):
         ]
         | None
     ) = None
+    lead_s: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=config.MAX_LEAD_S,
+            description="Seconds that a text takes to its phone: marketing stops so long before its hours end. "
+            "null: what was measured lately.",
+        ),
+    ] = None
 
 
 @router.get("/v1/regions", summary="List regions")
@@ -88,7 +98,7 @@ async def get_region(code: Code, request: Request, caller: Operator) -> Region:
 async def change_region(code: Code, body: RegionChange, request: Request, caller: Operator) -> Region:
     """Set a region's rate, prefixes or pause; makes its entry if it has none. Holds within seconds."""
     await demand_operator(request, caller)
-    values = given(body, "rate", "prefixes", "paused", "test_numbers")
+    values = given(body, "rate", "prefixes", "paused", "test_numbers", "lead_s")
     for name in ("prefixes", "paused", "test_numbers"):
         if name in values and values[name] is None:
             del values[name]

@@ -1,4 +1,5 @@
-"""/v1/senders: the from-addresses of a tenant, with their rates; answers to them come back to it."""
+"""/v1/senders: the from-addresses of a tenant, with their rates and where they are registered; answers to them come
+back to it."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.api.auth import Caller, require
@@ -28,6 +29,8 @@ class Sender(BaseModel):
 
     address: str
     rate: int | None
+    registered: list[str]
+    signature: str
     version: int
     updated_at: datetime
 
@@ -38,17 +41,35 @@ class SenderPage(BaseModel):
     data: list[Sender]
 
 
+Countries = Annotated[
+    list[Annotated[Text, Field(pattern=r"^[A-Z]{2}$")]],
+    Field(max_length=250, description="Countries whose authorities or networks have this sender registered."),
+]
+Signature = Annotated[
+    Text,
+    Field(
+        max_length=60,
+        pattern=r"^[^\n\r]*$",
+        description="The name in the labels that countries demand (【name】); it goes before the tenant's brand.",
+    ),
+]
+
+
 class NewSender(Change):
     """An address to be registered. `rate` is in segments a second; null or 0: no limit."""
 
     address: Text
     rate: int | None = None
+    registered: Countries = Field(default_factory=list)
+    signature: Signature = ""
 
 
 class SenderChange(Change):
     """What is left out stays."""
 
     rate: int | None = None
+    registered: Countries | None = None
+    signature: Signature | None = None
 
 
 @router.get("/v1/senders", summary="List senders")
@@ -76,7 +97,8 @@ async def create_sender(body: NewSender, request: Request, caller: Operator) -> 
         async with context_of(request).database.begin() as connection:
             await _demand_free(connection, caller, key["address"])
             actor = by(caller, body.reason, caller.tenant_id)
-            row = await config.create(connection, SENDER, {**key, "rate": body.rate}, actor)
+            values = {"rate": body.rate, "registered": body.registered, "signature": body.signature}
+            row = await config.create(connection, SENDER, {**key, **values}, actor)
             return Sender.model_validate(row)
 
 
@@ -90,7 +112,11 @@ async def _demand_free(connection: AsyncConnection, caller: Caller, address: obj
 
 @router.patch("/v1/senders/{address}", summary="Change a sender")
 async def change_sender(address: Address, body: SenderChange, request: Request, caller: Operator) -> Sender:
-    """Set a sender's rate. Holds within seconds."""
+    """Set a sender's rate, its signature, or where it is registered. Holds within seconds."""
+    values = given(body, "rate", "registered", "signature")
+    for name in ("registered", "signature"):
+        if name in values and values[name] is None:
+            del values[name]
     with changing():
         key = {"tenant_id": caller.tenant_id, "address": config.address(address)}
         async with context_of(request).database.begin() as connection:
@@ -98,7 +124,7 @@ async def change_sender(address: Address, body: SenderChange, request: Request, 
                 connection,
                 SENDER,
                 key,
-                given(body, "rate"),
+                values,
                 by(caller, body.reason, caller.tenant_id),
                 version=body.version,
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, Field
@@ -29,12 +29,55 @@ from app.api.resources.base import (
     demand_operator,
     place,
 )
+from app.countries.tenants import read
 from app.store import config, tenants
 
 router = APIRouter(tags=["tenants"], route_class=IdempotentRoute, responses=PROBLEMS)
 Admin = Annotated[Caller, Depends(require("admin"))]
 TenantId = Annotated[int, Path(ge=1, le=MAX_INT)]
 _FILTERS = "tenants"
+
+
+Clock = Annotated[str, Field(pattern=r"^([01]\d|2[0-4]):[0-5]\d$")]
+Day = list[tuple[Clock, Clock]] | None
+
+
+class Windows(Strict):
+    """Hours of a week in the recipient's local time, half-open. A day that is not named is closed; a single day goes
+    before a group; a window whose end is not after its start runs past midnight."""
+
+    holidays: Literal["open", "closed"] = "open"
+    daily: Day = None
+    mon_fri: Day = None
+    mon_sat: Day = None
+    sat_sun: Day = None
+    mon: Day = None
+    tue: Day = None
+    wed: Day = None
+    thu: Day = None
+    fri: Day = None
+    sat: Day = None
+    sun: Day = None
+
+
+class CountryTerms(Strict):
+    """What a tenant sets for one country. Nothing here opens an hour that the country's pack does not allow."""
+
+    hours: Literal["safe", "allowed"] | None = Field(
+        None,
+        description="`allowed`: marketing in the hours that the pack's sources permit, in place of its safe ones.",
+    )
+    windows: Windows | None = Field(None, description="Marketing only in these hours, beside the pack's.")
+    brand: Annotated[Text, Field(min_length=1, max_length=60)] | None = Field(
+        None, description="The name in the labels that the country demands."
+    )
+    opt_out: Annotated[Text, Field(min_length=1, max_length=160)] | None = Field(
+        None,
+        description="How to opt out: what the pack adds to marketing that says nothing of it (a short code, a number).",
+    )
+    link_domains: Annotated[list[Annotated[Text, Field(max_length=253)]], Field(max_length=200)] | None = (
+        Field(None, description="Domains that the country's networks have allow-listed for this tenant.")
+    )
 
 
 class Settings(Strict):
@@ -47,6 +90,17 @@ class Settings(Strict):
         Annotated[
             list[Annotated[Text, Field(max_length=253)]],
             Field(max_length=20, description="Hosts to which a callback URL may be http."),
+        ]
+        | None
+    ) = None
+    countries: (
+        Annotated[
+            dict[str, CountryTerms],
+            Field(
+                max_length=300,
+                description="Terms by ISO 3166-1 alpha-2 code; `*` holds where a country has none of its own. "
+                "Replaces what was set.",
+            ),
         ]
         | None
     ) = None
@@ -94,7 +148,21 @@ def _values(settings: Settings) -> dict[str, Any]:
     if values.get("default_sender") is not None:
         with changing():
             values["default_sender"] = config.address(values["default_sender"])
+    if values.get("countries") is not None:
+        values["countries"] = settings.model_dump(exclude_unset=True, exclude_none=True)["countries"]
+        with changing():
+            _check_countries(values["countries"])
     return values
+
+
+def _check_countries(countries: dict[str, Any]) -> None:
+    for terms in countries.values():
+        if "windows" in terms:
+            terms["windows"].setdefault("holidays", "open")
+    try:
+        read(countries)
+    except ValueError as error:
+        raise config.Invalid("settings/countries", str(error)) from None
 
 
 @router.get("/v1/tenants", summary="List tenants")
@@ -134,6 +202,8 @@ async def create_tenant(body: NewTenant, request: Request, caller: Admin) -> Ten
         async with context.database.begin() as connection:
             settings = {name: value for name, value in _values(body.settings).items() if value is not None}
             tenant = await tenants.create(connection, body.name, settings, by(caller, body.reason))
+            if "countries" in settings:
+                await config.begin(connection)  # dispatchers read them with the configuration
     except tenants.NameTaken:
         raise Problem(409, "conflict", "there is a tenant of that name already") from None
     await rules.prepare(context.database, context.queue, tenant.id)
@@ -145,10 +215,13 @@ async def change_tenant(tenant_id: TenantId, body: TenantChange, request: Reques
     """Change a tenant's name or settings."""
     await demand_operator(request, caller)
     try:
+        values = _values(body.settings)
         async with context_of(request).database.begin() as connection:
             found = await tenants.change(
-                connection, tenant_id, body.name, _values(body.settings), by(caller, body.reason, tenant_id)
+                connection, tenant_id, body.name, values, by(caller, body.reason, tenant_id)
             )
+            if found is not None and "countries" in values:
+                await config.begin(connection)  # dispatchers read them with the configuration
             return _view(_found(found))
     except tenants.NameTaken:
         raise Problem(409, "conflict", "there is a tenant of that name already") from None
