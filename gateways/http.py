@@ -176,10 +176,21 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             ip = inner
+    if any(ip in network for network in _SPECIAL):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
+# What `ipaddress` takes for global, in one Python or another.
+_SPECIAL = (
+    ipaddress.ip_network("192.0.0.0/24"),  # RFC 6890; 192.0.0.192 was a cloud's metadata service
+    ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays, given up by RFC 7526
+    ipaddress.ip_network("64:ff9b:1::/48"),  # RFC 8215: NAT64 inside a network
+    ipaddress.ip_network("2001::/23"),  # RFC 2928: protocols, Teredo among them
+    ipaddress.ip_network("fec0::/10"),  # site-local, given up by RFC 3879
+    ipaddress.ip_network("3fff::/20"),  # RFC 9637: documentation
+)
 
 
 def _public_socket(info: Any) -> socket.socket:

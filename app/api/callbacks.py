@@ -20,7 +20,7 @@ from app.store import inbox, receipts
 from gateways import http
 from gateways.base import Inbound, Receipt
 
-MAX_BODY_BYTES = 1024 * 1024
+MAX_BODY_BYTES = 256 * 1024  # some hundred receipts; anyone may send so much, so it isn't more
 CONFIG_FRESH_S = 2.0
 
 router = APIRouter(prefix="/v1/callbacks", tags=["callbacks"])
@@ -62,15 +62,22 @@ receivers = Receivers()
 async def take(gateway: str, request: Request) -> Response:
     """Receipts and inbound texts of one HTTP gateway."""
     row, read = await receivers.of(request, gateway)
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and (len(declared) > 9 or int(declared) > MAX_BODY_BYTES):
+        raise _too_large()
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > MAX_BODY_BYTES:
-            raise Problem(413, "request_too_large", f"at most {MAX_BODY_BYTES} bytes")
+            raise _too_large()
     found, texts, reply = read(request.method, _public_url(row, request), dict(request.headers), bytes(body))
     if found or texts:
         await _store(request, row.id, found, texts)
     return Response(reply.body, reply.status, dict(reply.headers))
+
+
+def _too_large() -> Problem:
+    return Problem(413, "request_too_large", f"at most {MAX_BODY_BYTES} bytes")
 
 
 def _public_url(row: configuration.Gateway, request: Request) -> str:

@@ -552,6 +552,13 @@ async def test_proxies_of_the_environment_are_ignored(wire, gateway, sink, submi
         "2002:7f00:1::",
         "64:ff9b::7f00:1",
         "64:ff9b::a9fe:a9fe",
+        "64:ff9b:1::7f00:1",
+        "192.0.0.192",
+        "192.88.99.1",
+        "::ffff:192.0.0.192",
+        "2001:0:7f00:1::",
+        "fec0::1",
+        "3fff::1",
     ],
 )
 def test_special_addresses_are_not_public(address):
