@@ -38,6 +38,7 @@ from app.settings import Settings
 DRAIN_S = 2  # a person waits at the terminal: everything ends within 10 s
 MARK = "_VOLLEY_UP"  # in the environment of our roles, so that a later start finds what outlived us
 STALE_GRACE_S = 5.0
+PORT_GRACE_S = 2.0  # a process that ends shows nothing of itself any more, but its ports are still taken
 PROBE_TIMEOUT_S = 1.0
 ENGINE_TIMEOUT_S = 600.0  # replaying a long write-ahead log takes its time
 ROLE_TIMEOUT_S = 60.0
@@ -278,7 +279,8 @@ def _short(path: Path) -> Path:
 
 
 def _demand(port: int, host: str, setting: str, what: str) -> None:
-    reason = ports.why_taken(port, host)
+    """Raises Failure where the port is taken, and not just by what a killed `volley up` left, which is ending."""
+    reason = ports.why_taken(port, host, patience_s=PORT_GRACE_S)
     if reason is not None:
         raise Failure(f"{setting}: port {port} is not free for {what}: {reason}")
 

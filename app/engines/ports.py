@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 
 LOOPBACK = "127.0.0.1"
+POLL_S = 0.05
 
 
-def why_taken(port: int, host: str = LOOPBACK) -> str | None:
-    """None when a server could listen there now, otherwise the reason in words."""
+def why_taken(port: int, host: str = LOOPBACK, patience_s: float = 0.0) -> str | None:
+    """None when a server could listen there within so many seconds, otherwise the reason in words."""
+    deadline = time.monotonic() + patience_s
+    while (reason := _why_taken(port, host)) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return reason
+
+
+def _why_taken(port: int, host: str) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

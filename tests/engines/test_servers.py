@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -244,3 +245,12 @@ def test_ports():
         assert ports.free(port) not in (0, port)
     assert ports.why_taken(port) is None
     assert ports.free(port) == port
+
+
+def test_a_port_that_is_about_to_come_free_is_waited_for():
+    holder = socket.create_server(("127.0.0.1", 0))
+    port = holder.getsockname()[1]
+    timer = threading.Timer(0.3, holder.close)
+    timer.start()
+    assert ports.why_taken(port, patience_s=30) is None
+    timer.join()
