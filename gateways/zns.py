@@ -240,4 +240,4 @@ def signature(app_id: str, oa_secret: str, body: bytes, timestamp: str) -> str:
 
 
 def _seconds(milliseconds: str) -> float | None:
-    return int(milliseconds) / 1000 if milliseconds.isascii() and milliseconds.isdigit() else None
+    return int(milliseconds) / 1000 if re.fullmatch("[0-9]{1,15}", milliseconds) else None
