@@ -394,6 +394,8 @@ def _grouped(singles: Sequence[Single], now_s: float) -> tuple[list[Draft], list
             pack.expires_at,
             pack.retry_unknown,
             pack.test,
+            pack.shift_tables,
+            pack.campaign,
             single.due_at,
             single.priority,
         )

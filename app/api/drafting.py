@@ -20,7 +20,7 @@ from app.api.auth import Caller
 from app.api.ground import Ground, TenantGround, Warned
 from app.api.problems import Problem, field_problem
 from app.countries.texts import Finding, Refusal
-from app.domain import ids
+from app.domain import ids, smart
 from app.domain.message import Category
 from app.domain.pack import PACK_SIZE, Entry, Pack
 from app.domain.phone import InvalidNumber, parse
@@ -78,6 +78,18 @@ class Terms(msgspec.Struct):
     retry_unknown: bool
     campaign: str | None = None
     pool: tuple[Member, ...] | None = None  # `sender` names it; each recipient has one of it
+    shift_tables: bool = False
+    most: int = limits.MAX_SEGMENTS
+    smart: Smart | None = None
+
+
+class Smart(msgspec.Struct):
+    """Smart encoding was asked for. `body` and `parsed` are of the request; where they were replaced, `Terms` has the
+    new ones, and `replaced` says what; a message whose values spoil it goes with these."""
+
+    body: str
+    parsed: Template
+    replaced: list[smart.Replaced]
 
 
 class StoredTemplate(msgspec.Struct, frozen=True):
@@ -85,6 +97,7 @@ class StoredTemplate(msgspec.Struct, frozen=True):
 
     label: str
     body: str
+    smart_encoding: bool = False
 
 
 def terms_of(
@@ -99,9 +112,18 @@ def terms_of(
         raise field_problem("/body", "body_or_template", "send either a body or a template")
     if not body.strip():
         raise field_problem("/body", "empty_body", "the text is empty")
+    allowed = caller.settings.get("max_segments") or limits.MAX_SEGMENTS
+    most = min(request.max_segments or limits.MAX_SEGMENTS, allowed)
+    asked = request.smart_encoding
+    if asked is None:
+        asked = template is not None and template.smart_encoding
+    smartened = None
     try:
         parsed = parse_template(body)
-        segments = None if parsed.names else _measured(parsed.render(None))
+        if asked:
+            smartened = Smart(body, parsed, [])
+            body, parsed = _smartened(smartened)
+        segments = None if parsed.names else _measured(parsed.render(None), most)
     except TemplateError as error:
         raise field_problem("/body", error.code, error.detail) from None
     except TextError as error:
@@ -123,16 +145,28 @@ def terms_of(
         expires_at=expires_at,
         retry_unknown=request.retry_unknown,
         campaign=request.campaign,
+        shift_tables=request.shift_tables,
+        most=most,
+        smart=smartened,
     )
 
 
-def _measured(text: str) -> int:
+def _smartened(asked: Smart) -> tuple[str, Template]:
+    """The body to go on with: the request's own, or what smart encoding makes of it."""
+    sample = asked.parsed.render(dict.fromkeys(asked.parsed.names, ""))
+    found = smart.smarten(sample)
+    if found is None:
+        return asked.body, asked.parsed
+    asked.replaced = found[1]
+    body = smart.written_body(asked.body)
+    return body, parse_template(body)
+
+
+def _measured(text: str, most: int) -> int:
     """Segments of a rendered text. Raises TextError (`too_many_segments`, `lone_surrogate`, `empty`)."""
     segments = count(text)
-    if segments > limits.MAX_SEGMENTS:
-        raise TextError(
-            "too_many_segments", f"{segments} segments; at most {limits.MAX_SEGMENTS} are allowed"
-        )
+    if segments > most:
+        raise TextError("too_many_segments", f"{segments} segments; at most {most} are allowed")
     if not text.strip():
         raise TextError("empty", "the text is empty")
     return segments
@@ -290,9 +324,14 @@ class Drafting:
         filled: dict[str, str] | None = None
         if names:
             filled = _filled(names, variables)
-            body, segments = self._personal(footing, terms.parsed.render(filled))
+            body, text = terms.body, terms.parsed.render(filled)
+            if terms.smart is not None:
+                body, text, filled, extra = _smart_entry(terms, terms.smart, filled, extra)
+            body, segments = self._personal(footing, body, text)
         else:
             body, segments = footing.body, footing.segments
+            if terms.smart is not None and terms.smart.replaced:
+                extra = {**(extra or {}), "replaced": terms.smart.replaced}
         for one in footing.warnings:
             self._warn(one)
         entry = Entry(0, number.e164, recipient, segments, filled, None, reference, extra)
@@ -312,7 +351,7 @@ class Drafting:
                 footing.warnings += found
                 if before or behind:
                     footing.body = _labelled(terms.body, before, behind)
-                    footing.segments = _measured(before + terms.parsed.render(None) + behind)
+                    footing.segments = _measured(before + terms.parsed.render(None) + behind, terms.most)
             except Refusal as refusal:
                 footing.refused = _refused(refusal.finding)
             except TextError as error:
@@ -320,18 +359,18 @@ class Drafting:
                 footing.refused = Refused("/body", _text_code(error.code), detail, shared=True)
         return footing
 
-    def _personal(self, footing: _Footing, text: str) -> tuple[str, int]:
+    def _personal(self, footing: _Footing, body: str, text: str) -> tuple[str, int]:
         """Body and segments of a rendered text. Raises Refused."""
         try:
             before, behind, found = footing.ground.fit(text)
-            segments = _measured(before + text + behind)
+            segments = _measured(before + text + behind, self._terms.most)
         except Refusal as refusal:
             raise _refused(refusal.finding) from None
         except TextError as error:
             raise Refused("/variables", _text_code(error.code), str(error)) from None
         for one in found:
             self._warn(one)
-        return _labelled(self._terms.body, before, behind) if before or behind else self._terms.body, segments
+        return _labelled(body, before, behind) if before or behind else body, segments
 
     def _warn(self, one: Finding) -> None:
         known = self._warned.get((one.code, one.rule))
@@ -423,8 +462,23 @@ def pack_of(terms: Terms, batch_id: bytes | None, place: Place, entries: list[En
         terms.retry_unknown,
         entries,
         terms.test,
+        shift_tables=terms.shift_tables,
         campaign=terms.campaign,
     )
+
+
+def _smart_entry(
+    terms: Terms, asked: Smart, filled: dict[str, str], extra: dict[str, Any] | None
+) -> tuple[str, str, dict[str, str], dict[str, Any] | None]:
+    """(body, text, variables, extra) of a message: smart, or, where that makes no GSM-7 of it, as it came."""
+    text = asked.parsed.render(filled)
+    found = smart.smarten(text)
+    if found is None:
+        return asked.body, text, filled, extra
+    values = {name: smart.written(value) for name, value in filled.items()}
+    # A letter and its mark may come together only in the text: then it is a body of its own.
+    body = terms.body if terms.parsed.render(values) == found[0] else escaped(found[0])
+    return body, found[0], values, {**(extra or {}), "replaced": found[1]}
 
 
 def _filled(names: tuple[str, ...], variables: dict[str, wire.Value] | None) -> dict[str, str]:

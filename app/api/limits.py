@@ -24,7 +24,7 @@ MAX_DEPTH: Final = 64
 
 # messages
 MAX_BODY_CHARS: Final = 1_600  # of a body before its variables are filled in
-MAX_SEGMENTS: Final = 10
+MAX_SEGMENTS: Final = 10  # whatever a tenant or a request says; both may say less
 MAX_VARIABLES: Final = 64
 MAX_VALUE_CHARS: Final = 1_600
 MAX_REFERENCE_CHARS: Final = 255

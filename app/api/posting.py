@@ -12,7 +12,7 @@ from functools import partial
 
 import msgspec
 
-from app.api import decoding, limits, wire
+from app.api import decoding, limits, views, wire
 from app.api.auth import Caller
 from app.api.context import Context
 from app.api.drafting import (
@@ -31,6 +31,7 @@ from app.api.idempotency import REPLAYED, checked_key, judged, request_hash
 from app.api.problems import FieldError, Problem, field_problem
 from app.domain import ids
 from app.domain.routing import POOL_MARK
+from app.domain.template import parse as parse_template
 from app.intake import Full, Keyed, Single
 from app.store.batches import BatchState, NewBatch, RejectionRow
 from app.store.idempotency import Kept, Slot, StoredAnswer, encode_answer
@@ -50,19 +51,20 @@ async def post_message(request: Request, context: Context) -> Answer:
     key = checked_key(header_text(request.headers.idempotency_key))
     raw = await request.body(limits.MAX_MESSAGE_BYTES)
     try:
-        single, warnings = await _single(raw, caller, context)
+        single, warnings, smart_asked = await _single(raw, caller, context)
     except Problem as problem:
         context.metrics.rejected[problem.code] += 1
         raise
     entry, due_at, now_s = single.pack.entries[0], single.due_at, context.clock()
     state: wire.OpenState = "deferred" if due_at > now_s else "queued"
+    shown = smart_view(single) if smart_asked else None
     if key is not None:
         slot = Slot(caller.tenant_id, f"POST {MESSAGES}", key)
         single.keyed = Keyed(
             slot,
             request_hash(raw),
             202,
-            partial(_stored_posted, state=state, segments=entry.segments, warnings=warnings),
+            partial(_stored_posted, state=state, segments=entry.segments, warnings=warnings, shown=shown),
         )
     try:
         found = await context.intake.post(single)
@@ -72,11 +74,11 @@ async def post_message(request: Request, context: Context) -> Answer:
         assert single.keyed is not None
         return _replayed(found, single.keyed.request_hash, context)
     context.metrics.accepted[(single.pack.region, single.pack.category)] += 1
-    return Answer(202, _posted(found, state, entry.segments, warnings))
+    return Answer(202, _posted(found, state, entry.segments, warnings, shown))
 
 
-async def _single(raw: bytes, caller: Caller, context: Context) -> tuple[Single, list[Warned]]:
-    """The message, checked, and what is to be warned of. Raises Problem."""
+async def _single(raw: bytes, caller: Caller, context: Context) -> tuple[Single, list[Warned], bool]:
+    """The message, checked, what is to be warned of, and whether smart encoding was asked for. Raises Problem."""
     posted = decoding.decode(raw, wire.decode_message)
     decoding.refuse_doubles(raw, _ONCE)
     now_s = context.clock() // DUE_STEP_S * DUE_STEP_S
@@ -91,16 +93,36 @@ async def _single(raw: bytes, caller: Caller, context: Context) -> tuple[Single,
         )
     except Refused as refused:
         raise refused_problem(refused) from None
-    return Single(pack_of(terms, None, place, [entry]), terms.due_at, terms.priority), drafting.warnings
+    single = Single(pack_of(terms, None, place, [entry]), terms.due_at, terms.priority)
+    return single, drafting.warnings, terms.smart is not None
 
 
-def _posted(message_id: bytes, state: wire.OpenState, segments: int, warnings: list[Warned]) -> bytes:
+def smart_view(single: Single) -> wire.SmartView:
+    """The text that goes, and what smart encoding replaced in it."""
+    entry = single.pack.entries[0]
+    body = parse_template(single.pack.body).render(entry.variables)
+    return wire.SmartView(body, views.replaced((entry.extra or {}).get("replaced")))
+
+
+def _posted(
+    message_id: bytes,
+    state: wire.OpenState,
+    segments: int,
+    warnings: list[Warned],
+    shown: wire.SmartView | None,
+) -> bytes:
     name = ids.text(message_id)
-    return wire.encode(wire.Posted(name, state, segments, f"{MESSAGES}/{name}", warnings))
+    return wire.encode(wire.Posted(name, state, segments, f"{MESSAGES}/{name}", warnings, shown))
 
 
-def _stored_posted(message_id: bytes, state: wire.OpenState, segments: int, warnings: list[Warned]) -> bytes:
-    return encode_answer(StoredAnswer(_posted(message_id, state, segments, warnings), {}))
+def _stored_posted(
+    message_id: bytes,
+    state: wire.OpenState,
+    segments: int,
+    warnings: list[Warned],
+    shown: wire.SmartView | None,
+) -> bytes:
+    return encode_answer(StoredAnswer(_posted(message_id, state, segments, warnings, shown), {}))
 
 
 async def post_batch(request: Request, context: Context) -> Answer:
@@ -130,7 +152,7 @@ async def post_batch(request: Request, context: Context) -> Answer:
         raise Problem(422, "no_valid_recipients", "no recipient can be accepted", errors)
     batch = new_batch(posted, terms, batch_id, now_s, extra)
     batch = msgspec.structs.replace(batch, total=drafting.accepted, rejected=len(rejected))
-    body = batch_answer(batch_id, batch.total, batch.rejected, rejected, drafting.warnings)
+    body = batch_answer(batch_id, batch.total, batch.rejected, rejected, drafting.warnings, terms)
     keyed = None
     if key is not None:
         stored = encode_answer(StoredAnswer(body, {}))
@@ -231,6 +253,12 @@ def new_batch(
         settings["retry_unknown"] = True
     if terms.test:
         settings["test"] = True
+    if terms.smart is not None:
+        settings["smart_encoding"] = msgspec.to_builtins(terms.smart.replaced)
+    if terms.shift_tables:
+        settings["shift_tables"] = True
+    if posted.max_segments is not None:
+        settings["max_segments"] = posted.max_segments
     return NewBatch(
         id=batch_id,
         tenant_id=terms.tenant_id,
@@ -257,8 +285,11 @@ def batch_answer(
     rejected_count: int,
     rejected: Sequence[wire.Rejection],
     warnings: list[Warned],
+    terms: Terms,
 ) -> bytes:
     """The 202 of a batch."""
+    asked = terms.smart
+    shown = None if asked is None else wire.SmartBatchView(terms.body, views.replaced(asked.replaced))
     name = ids.text(batch_id)
     url = f"{BATCHES}/{name}"
     return wire.encode(
@@ -271,6 +302,7 @@ def batch_answer(
             url=url,
             rejections_url=f"{url}/rejections",
             warnings=warnings,
+            smart_encoding=shown,
         )
     )
 

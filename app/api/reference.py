@@ -118,7 +118,7 @@ class References:
             raise field_problem("/template", "unknown_template", "there is no such template")
         if len(self._templates) >= MAX_TEMPLATES:
             self._templates.clear()
-        stored = StoredTemplate(f"{name}@{found[0]}", found[1])
+        stored = StoredTemplate(f"{name}@{found[0]}", found[1], found[2])
         self._templates[(tenant_id, label)] = (until, stored)
         return stored
 

@@ -365,6 +365,7 @@ class Upload:
             self._rejected + rejected,
             [wire.Rejection(one.index, one.pointer, one.code, one.detail) for one in shown],
             list(self._warned.values()),
+            self._terms,
         )
         if self._slot is not None:
             stored = StoredAnswer(body, {"x-content-hash": self._hash.hexdigest()})

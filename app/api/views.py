@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -80,6 +81,7 @@ def message_view(
     return wire.Message(
         **summary(message, standing, gateways),  # type: ignore[arg-type]
         body=body_of(message),
+        replaced=replaced(extra.get("replaced")),
         metadata=extra.get("metadata"),
         callback_url=extra.get("callback_url"),
         trace=[
@@ -91,6 +93,11 @@ def message_view(
             for segment, (state, raw) in sorted(segment_states.items())
         ],
     )
+
+
+def replaced(found: Sequence[Any] | None) -> list[wire.ReplacedView]:
+    """What smart encoding replaced, as it is stored or as it was found."""
+    return [wire.ReplacedView(*msgspec.to_builtins(one)) for one in found or ()]
 
 
 def _attempt(attempt: messages.Attempt, gateways: dict[int, str]) -> wire.AttemptView:
@@ -145,6 +152,13 @@ def batch_view(
         metadata=batch.settings.get("metadata"),
         callback_url=batch.settings.get("callback_url"),
         retry_unknown=bool(batch.settings.get("retry_unknown")),
+        smart_encoding=(
+            wire.SmartBatchView(batch.body, replaced(batch.settings["smart_encoding"]))
+            if "smart_encoding" in batch.settings
+            else None
+        ),
+        shift_tables=bool(batch.settings.get("shift_tables")),
+        max_segments=batch.settings.get("max_segments"),
         test=bool(batch.settings.get("test")),
         upload=wire.UploadProgress(upload["rows"], batch.sealed_at is not None) if upload else None,
         created_at=batch.created_at,

@@ -54,6 +54,30 @@ Url = Annotated[str, Meta(min_length=1, max_length=limits.MAX_URL_CHARS)]
 To = Annotated[str, Meta(description="A number with its calling code: +12025550101.")]
 
 
+Smart = Annotated[
+    bool,
+    Meta(
+        description="Replace typographic characters (curly quotes, dashes, odd spaces) where the whole text is then "
+        "in GSM-7; the answer and the message show what was replaced. Left out: as the template says, else no."
+    ),
+]
+ShiftTables = Annotated[
+    bool,
+    Meta(
+        description="National shift tables are welcome where they save a segment. Gateways use them only if their "
+        "settings allow it."
+    ),
+]
+MaxSegments = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=limits.MAX_SEGMENTS,
+        description="A text of more segments is rejected, never cut. Counted as GSM-7 or UCS-2.",
+    ),
+]
+
+
 class PostMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_defaults=True):
     """One message."""
 
@@ -71,6 +95,9 @@ class PostMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_def
     callback_url: Url | None = None
     retry_unknown: bool = False
     campaign: Name | None = None
+    smart_encoding: Smart | None = None
+    shift_tables: ShiftTables = False
+    max_segments: MaxSegments | None = None
 
 
 class Recipient(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_defaults=True):
@@ -96,6 +123,9 @@ class BatchTerms(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
     retry_unknown: bool = False
     name: Name | None = None
     campaign: Name | None = None
+    smart_encoding: Smart | None = None
+    shift_tables: ShiftTables = False
+    max_segments: MaxSegments | None = None
 
 
 class PostBatch(BatchTerms, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -110,14 +140,31 @@ class PostBatchRaw(BatchTerms, forbid_unknown_fields=True, kw_only=True):
     recipients: list[msgspec.Raw]
 
 
+class ReplacedView(msgspec.Struct):
+    """A character (or a letter with its marks) that smart encoding replaced, and how often."""
+
+    character: str
+    replacement: str
+    times: int
+
+
+class SmartView(msgspec.Struct):
+    """What smart encoding made of a text: the text that goes, and what was replaced (nothing: it goes as it was)."""
+
+    body: str
+    replaced: list[ReplacedView]
+
+
 class Posted(msgspec.Struct, omit_defaults=True):
-    """The answer to a message. `warnings`: what may keep it from arriving as it is."""
+    """The answer to a message. `warnings`: what may keep it from arriving as it is. `smart_encoding` is there when
+    it was asked for."""
 
     id: str
     state: OpenState
     segments: int
     url: str
     warnings: list[Warned] = []
+    smart_encoding: SmartView | None = None
 
 
 class Rejection(msgspec.Struct, omit_defaults=True):
@@ -128,6 +175,14 @@ class Rejection(msgspec.Struct, omit_defaults=True):
     code: str
     detail: str
     reason: str | None = None
+
+
+class SmartBatchView(msgspec.Struct):
+    """What smart encoding made of a batch's body. Of a text with variables each message says what was replaced: its
+    values count, too, and a value that GSM-7 can't carry leaves the text as it was."""
+
+    body: str
+    replaced: list[ReplacedView]
 
 
 class PostedBatch(msgspec.Struct, omit_defaults=True):
@@ -141,6 +196,7 @@ class PostedBatch(msgspec.Struct, omit_defaults=True):
     url: str
     rejections_url: str
     warnings: list[Warned] = []
+    smart_encoding: SmartBatchView | None = None
 
 
 StateName = Literal[
@@ -218,9 +274,10 @@ class SegmentView(msgspec.Struct):
 
 
 class Message(MessageSummary, kw_only=True):
-    """A message, its text as sent, and all that happened to it."""
+    """A message, its text as sent, and all that happened to it. `replaced`: by smart encoding."""
 
     body: str
+    replaced: list[ReplacedView]
     metadata: dict[str, str | int | float | bool | None] | None
     callback_url: str | None
     trace: list[TraceLine]
@@ -295,6 +352,9 @@ class Batch(msgspec.Struct, kw_only=True):
     metadata: dict[str, Any] | None
     callback_url: str | None
     retry_unknown: bool
+    smart_encoding: SmartBatchView | None
+    shift_tables: bool
+    max_segments: int | None
     test: bool
     upload: UploadProgress | None
     created_at: datetime

@@ -13,16 +13,16 @@ async def region_prefixes(driver: asyncpg.Connection) -> list[tuple[str, list[st
 
 async def template(
     driver: asyncpg.Connection, tenant_id: int, name: str, version: int | None
-) -> tuple[int, str] | None:
-    """(version, body) of a tenant's template that isn't archived: that version, or the newest."""
+) -> tuple[int, str, bool] | None:
+    """(version, body, smart encoding) of a tenant's template that isn't archived: that version, or the newest."""
     row = await driver.fetchrow(
-        "SELECT version, body FROM templates WHERE tenant_id = $1 AND name = $2 "
+        "SELECT version, body, smart_encoding FROM templates WHERE tenant_id = $1 AND name = $2 "
         "AND ($3::int IS NULL OR version = $3) AND archived_at IS NULL ORDER BY version DESC LIMIT 1",
         tenant_id,
         name,
         version,
     )
-    return (row["version"], row["body"]) if row else None
+    return (row["version"], row["body"], row["smart_encoding"]) if row else None
 
 
 async def senders(driver: asyncpg.Connection, tenant_id: int) -> dict[str, tuple[list[str], str]]:

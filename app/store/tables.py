@@ -187,6 +187,7 @@ templates = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("created_by", Text, nullable=False),
     Column("archived_at", DateTime(timezone=True)),
+    Column("smart_encoding", Boolean, nullable=False, server_default=text("false")),
 )
 
 batches = Table(

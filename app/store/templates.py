@@ -30,9 +30,10 @@ class Template(msgspec.Struct, frozen=True):
     created_at: datetime
     created_by: str
     archived_at: datetime | None
+    smart_encoding: bool
 
 
-_COLUMNS = "id, name, version, body, variables, created_at, created_by, archived_at"
+_COLUMNS = "id, name, version, body, variables, created_at, created_by, archived_at, smart_encoding"
 
 
 def _template(row: asyncpg.Record) -> Template:
@@ -49,6 +50,7 @@ async def add(
     actor: str,
     now_s: float,
     first: bool = False,
+    smart_encoding: bool = False,
 ) -> Template | None:
     """The next version, in the caller's transaction. With `first`, None when the name is in use."""
     await driver.execute("SELECT FROM tenants WHERE id = $1 FOR NO KEY UPDATE", tenant_id)
@@ -61,8 +63,8 @@ async def add(
     if last is not None and first and last["archived_at"] is None:
         return None
     row = await driver.fetchrow(
-        "INSERT INTO templates (id, tenant_id, name, version, body, variables, created_by)"  # noqa: S608
-        f" VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {_COLUMNS}",
+        "INSERT INTO templates (id, tenant_id, name, version, body, variables, created_by, smart_encoding)"  # noqa: S608
+        f" VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING {_COLUMNS}",
         as_uuid(ids.new_id(now_s)),
         tenant_id,
         name,
@@ -70,6 +72,7 @@ async def add(
         body,
         list(variables),
         actor,
+        smart_encoding,
     )
     return _template(row)
 

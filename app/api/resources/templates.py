@@ -46,6 +46,7 @@ class Template(BaseModel):
     created_at: datetime
     created_by: str
     archived_at: datetime | None
+    smart_encoding: bool
 
 
 class TemplatePage(BaseModel):
@@ -56,10 +57,12 @@ class TemplatePage(BaseModel):
 
 
 class NewVersion(Strict):
-    """A body. `variables` declares its places; when given, it must name exactly those that the body has."""
+    """A body. `variables` declares its places; when given, it must name exactly those that the body has.
+    `smart_encoding` holds for messages that don't say themselves."""
 
     body: Body
     variables: Variables | None = None
+    smart_encoding: bool = False
 
 
 class NewTemplate(NewVersion):
@@ -157,11 +160,15 @@ async def create_template(body: NewTemplate, request: Request, caller: Writer) -
 
 @router.put("/v1/templates/{name}", summary="Make a new version of a template")
 async def put_template(name: Name, body: NewVersion, request: Request, caller: Writer) -> Template:
-    """The next version, or the first. The same body as the newest version's makes none."""
+    """The next version, or the first. The same as the newest version makes none."""
     async with context_of(request).database.driver() as driver:
         newest = await templates.read(driver, caller.tenant_id, name)
     _variables(body)
-    if newest is not None and newest.archived_at is None and newest.body == body.body:
+    if (
+        newest is not None
+        and newest.archived_at is None
+        and (newest.body, newest.smart_encoding) == (body.body, body.smart_encoding)
+    ):
         return _view(newest)
     return _view(_found(await _add(request, caller, name, body, first=False)))
 
@@ -181,6 +188,7 @@ async def _add(
             actor=caller.actor,
             now_s=context.clock(),
             first=first,
+            smart_encoding=body.smart_encoding,
         )
 
 

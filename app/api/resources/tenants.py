@@ -86,6 +86,14 @@ class Settings(Strict):
     default_sender: Annotated[Text, Field(max_length=20)] | None = None
     brand: Annotated[Text, Field(min_length=1, max_length=60)] | None = None
     contact: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
+    max_segments: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=limits.MAX_SEGMENTS,
+            description="A text of more segments is rejected. A request may say less, never more.",
+        ),
+    ] = None
     callback_http_hosts: (
         Annotated[
             list[Annotated[Text, Field(max_length=253)]],
