@@ -175,6 +175,10 @@ class Fleet:
         name = f"region:{region}"
         return name if name in self._rates else None
 
+    def region_rate(self, region: str) -> int | None:
+        """The region's own rate, if it has one."""
+        return self._rates.get(f"region:{region}")
+
     def lane_gateways(self, region: str, category: int) -> Sequence[str]:
         """The gateways that a lane's messages would take by the first route that holds for everybody, those first
         that are up and well; without one those of all routes."""

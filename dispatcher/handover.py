@@ -1,4 +1,4 @@
-"""Hand-over: journal → admit → submit → confirm, and the way back after a journal in doubt.
+"""Hand-over: journal → admit → submit, and the way back after a journal in doubt.
 
 Guarantees: bytes leave only for what the journal returned; what fails after the bytes undoes nothing; credit and
 tokens of what does not leave come back; a commit without an answer ends as "not sent" for what it did commit.
@@ -14,7 +14,7 @@ from app.domain import ids
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Parcel, narrowed
 from app.policy import Step, trace_id
-from app.queue import lanes, throttles
+from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import attempts, dispatch
 from app.store.engine import Database
@@ -25,6 +25,7 @@ from dispatcher.limits import Limits
 from dispatcher.metrics import Metrics
 from dispatcher.portions import Portion
 from dispatcher.recorder import Recorder, Work
+from dispatcher.slots import Schedule
 from gateways.base import Outcome, Retry, Submission
 
 ASK_AGAIN_S = 0.5
@@ -54,6 +55,7 @@ class HandOver:
         self.metrics = metrics
         self.publisher = publisher
         self.detach = detach
+        self.schedule = Schedule(limits.throttles)
         self._known_traces: set[int] = set()
 
     async def run(self, portions: Sequence[Portion], now_s: float) -> None:
@@ -68,22 +70,25 @@ class HandOver:
             await self.limits.unused_tokens(portions)
             raise
         sends: dict[str, tuple[Open, list[Submission]]] = {}
-        written: list[tuple[throttles.Grant, int, int]] = []
+        works: list[tuple[Work, int]] = []
         for portion in portions:
-            used = self._admit(portion, journalled, sends)
+            admitted, work = self._admit(portion, journalled)
+            if work is not None and admitted:
+                works.append((work, len(admitted)))
             if portion.grant is not None:
-                written.append((portion.grant, used, portion.grant.granted - used))
+                self.schedule.add(portion.open, portion.grant, admitted)
+            elif admitted:
+                sends.setdefault(portion.open.row.name, (portion.open, []))[1].extend(admitted)
         for held, batch in sends.values():
             held.gateway.submit(batch)
+        self.schedule.go()
         # The bytes are on their way. What fails from here on is made good by the sweeper, and undoes nothing.
         try:
-            if written:
-                await throttles.confirm(self.queue, written)
             await self.limits.uncount_unsent(portions, journalled.sends)
             await self._after_journal(intents, journalled, now_s)
         except (EpochLost, Unavailable):
             self.detach()
-        self._observe(sends, now_s)
+        self._observe(works, now_s)
 
     async def _journal(
         self, portions: Sequence[Portion], intents: list[dispatch.Intent], now_s: float
@@ -187,37 +192,28 @@ class HandOver:
             self._known_traces.update(new)
 
     def _admit(
-        self,
-        portion: Portion,
-        journalled: dispatch.Journalled,
-        sends: dict[str, tuple[Open, list[Submission]]],
-    ) -> int:
-        """Submissions that the journal returned, with their work; gives their segments. Credit of the rest returns."""
+        self, portion: Portion, journalled: dispatch.Journalled
+    ) -> tuple[list[Submission], Work | None]:
+        """The submissions that the journal returned, with their work. Credit of the others returns."""
         if not portion.submissions:
-            return 0
-        won = journalled.sends if portion.decision.parcel.id in journalled.owned else frozenset[bytes]()
+            return [], None
+        owned = portion.decision.parcel.id in journalled.owned
+        won = journalled.sends if owned else frozenset[bytes]()
         admitted = [s for s in portion.submissions if s.tag.message_id in won]  # type: ignore[attr-defined]
         used = sum(s.mask.bit_count() for s in admitted)
         if used < portion.segments:
             portion.open.gateway.give_back(portion.segments - used)
         row = portion.open.row
         work = Work(portion.decision.parcel, row.id, row.name, used)
-        if portion.decision.parcel.id in journalled.owned:
+        if owned:
             self.recorder.begin(work)
         for submission in admitted:
             submission.tag.work = work  # type: ignore[attr-defined]
-        if admitted:
-            sends.setdefault(row.name, (portion.open, []))[1].extend(admitted)
-        return used
+        return admitted, work
 
-    def _observe(self, sends: dict[str, tuple[Open, list[Submission]]], now_s: float) -> None:
+    def _observe(self, works: Sequence[tuple[Work, int]], now_s: float) -> None:
         """Waiting time, one observation a parcel: its messages were accepted together."""
-        seen: dict[int, tuple[Work, int]] = {}
-        for _, batch in sends.values():
-            for submission in batch:
-                work = submission.tag.work  # type: ignore[attr-defined]
-                seen[id(work)] = (work, seen.get(id(work), (work, 0))[1] + 1)
-        for work, n in seen.values():
+        for work, n in works:
             pack = work.parcel.pack
             wait = max(0.0, now_s - ids.created_at(work.parcel.pack_id))
             self.metrics.wait.observe((pack.region, Category(pack.category).name), wait, n)

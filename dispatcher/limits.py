@@ -1,7 +1,6 @@
 """Rates and frequency caps of a portion: taken before the journal, returned for what does not go.
 
-Guarantees: what has no token is not journalled; tokens of what is written are confirmed after the write, the others
-come back or age out.
+Guarantee: what has no token is not journalled. What becomes of the tokens of what is journalled: `dispatcher.slots`.
 """
 
 from __future__ import annotations
@@ -17,14 +16,22 @@ from dispatcher.fleet import Fleet
 from dispatcher.portions import Portion
 from dispatcher.recorder import Tag
 
+CYCLE_SEGMENTS = 1_000  # the most that one cycle claims
+
 
 class Limits:
     """`closed`: throttles with nothing free, until (Unix seconds); this adds to it."""
 
     def __init__(self, queue: Queue, fleet: Fleet, closed: dict[str, float]) -> None:
         self.queue = queue
+        self.throttles = throttles.Throttles(queue)
         self.fleet = fleet
         self.closed = closed
+
+    def worth(self, region: str) -> int:
+        """About how many segments of a region one cycle gets tokens for; more would be claimed for nothing."""
+        rate = self.fleet.region_rate(region)
+        return CYCLE_SEGMENTS if rate is None else int(rate * throttles.SPREAD * throttles.AHEAD_MS / 1000)
 
     async def reserve(self, portions: Sequence[Portion], now_s: float) -> None:
         asks = []
@@ -40,7 +47,7 @@ class Limits:
                     asks.append((portion, ask))
         if not asks:
             return
-        grants = await throttles.reserve(self.queue, [ask for _, ask in asks])
+        grants = await self.throttles.reserve([ask for _, ask in asks])
         for (portion, ask), grant in zip(asks, grants, strict=True):
             portion.grant = grant
             if grant.granted < ask.wanted:
@@ -71,10 +78,15 @@ class Limits:
             portion.held.append((rest, until, "throttled", True))
 
     async def unused_tokens(self, portions: Sequence[Portion]) -> None:
-        back = [(p.grant, 0, p.grant.granted) for p in portions if p.grant is not None and p.grant.granted]
+        back = [
+            throttles.Spent(p.grant.throttles, slot, 0, n)
+            for p in portions
+            if p.grant is not None
+            for slot, n in p.grant.slots
+        ]
         if back:
             try:
-                await throttles.confirm(self.queue, back)
+                await self.throttles.confirm(back)
             except (EpochLost, Unavailable):
                 return  # they age out
 

@@ -29,6 +29,7 @@ from app.store.intake import at
 from app.store.parcels import HORIZON_S
 from app.store.webhooks import Change, Publisher
 from dispatcher.metrics import Metrics
+from dispatcher.slots import Slot
 from gateways.base import Accepted, Outcome, Rejected, Retry, Submission, Unknown
 
 FLUSH_EVERY_S = 0.01
@@ -78,6 +79,8 @@ class Tag(msgspec.Struct, gc=False):
     check: int
     total: int  # segments of the whole text
     join: str  # what ties them together (`app.domain.text.Coding`)
+    slot: Slot | None = None  # of a throttled one
+    unsent: int = 0  # segments of a throttled one that did not leave
 
 
 class Recorder:
@@ -148,10 +151,13 @@ class Recorder:
     def outcomes(self, batch: Sequence[tuple[Submission, int, Outcome]]) -> None:
         now_s = self._clock()
         now = at(now_s)
+        seen_s = time.monotonic()
         rows, tallies = self._next.outcomes, self._next.tallies
         for submission, segment, outcome in batch:
             tag: Tag = submission.tag  # type: ignore[assignment]
             work = tag.work
+            if tag.slot is not None:
+                tag.slot.ended(submission, outcome, seen_s)
             if type(outcome) is Accepted:
                 rows.append(
                     (

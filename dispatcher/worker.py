@@ -23,13 +23,12 @@ from app.store.engine import Database
 from app.store.webhooks import Publisher
 from dispatcher.fleet import Fleet, Open
 from dispatcher.handover import HandOver
-from dispatcher.limits import Limits
+from dispatcher.limits import CYCLE_SEGMENTS, Limits
 from dispatcher.metrics import Metrics
 from dispatcher.portions import Portion, Portioner, Room
 from dispatcher.recorder import Recorder
 
 FRESH_S = 0.5  # a decision older than this authorises nothing
-CYCLE_SEGMENTS = 1_000  # the most that one cycle claims
 LEAST_CREDIT = 100  # what a lane may claim at least of a gateway's room: a parcel stays whole
 MAX_CYCLES = 4  # under way at once: one claims while others wait for PostgreSQL
 MAX_LANES = 64
@@ -100,6 +99,7 @@ class Dispatcher:
                 await asyncio.sleep(IDLE_S)
         if self._cycles:
             await asyncio.wait(self._cycles)
+        await self._hand_over.schedule.drained()
 
     def stop(self) -> None:
         self._stopping = True
@@ -186,6 +186,7 @@ class Dispatcher:
             if left[name] > 0:
                 several = len(names) > 1
                 costs[lane] = min(left[name], max(LEAST_CREDIT, credit[name] // 4)) if several else left[name]
+                costs[lane] = min(costs[lane], max(LEAST_CREDIT, self._limits.worth(region)))
                 left[name] -= costs[lane]
                 self._looked.pop(lane, None)
             elif credit[name] == 0 and self._look(lane, name, now_s):

@@ -38,6 +38,8 @@ class Submission(msgspec.Struct, gc=False):
     the concatenation reference (0 to 65,535), the same for every attempt of one message.
     `send_before` is a `time.monotonic()` instant; `validity_s` how long the carrier may
     try (None: the carrier's default). `tag` is the caller's and comes back untouched.
+    The gateway counts in `written` the segments whose bytes it gave to the socket, and sets
+    `written_at` to the `time.monotonic()` instant right after the last of them.
     """
 
     tag: object
@@ -53,6 +55,8 @@ class Submission(msgspec.Struct, gc=False):
     validity_s: int | None = None
     category: str = "transactional"
     header: bytes = b""
+    written: int = 0
+    written_at: float = 0.0
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):

@@ -141,6 +141,8 @@ class _Body(aiohttp.BytesPayload):
         attempt.phase = _Phase.SEND
         attempt.deadline.reschedule(now + dsn.send_s)
         await writer.write(self._value)
+        attempt.submission.written = attempt.submission.mask.bit_count()
+        attempt.submission.written_at = time.monotonic()
         await writer.drain()
         attempt.phase = _Phase.ANSWER
         attempt.deadline.reschedule(asyncio.get_running_loop().time() + dsn.answer_s)

@@ -1,9 +1,11 @@
-"""Throttles: at most `rate` segments in any sliding second, whoever sends them.
+"""Throttles: at most `rate` segments in any sliding second, whoever sends them, as the carrier sees it.
 
-Guarantee: a token is counted from its reservation until one second after the confirmation that its bytes
-were written. The confirmation comes after the write, so the carrier never sees more than `rate` in any
-sliding second; what a dead process had reserved ages out. A new epoch knows nothing of what the one before
-it sent: it grants nothing until that is over.
+Guarantee: a token counts from its reservation until one second after the moment by which the carrier had seen its
+segment; what a dead process had reserved ages out. So that no token lies idle while its next use is decided and
+journalled, a reservation also takes those that will have come free shortly, each with the moment (its slot)
+before which it must not be used. Why no sliding second can pass the rate: ADR 2.
+
+A new epoch knows nothing of what the one before it sent: it grants nothing until that is over.
 
 One exception, by nature: the segments of one text go together, so a text of more segments than the rate goes
 alone, when nothing else was sent for a second; all of it counts then. A text of several segments keeps its
@@ -12,15 +14,22 @@ place: while it waits for its tokens, shorter ones don't take them, unless they 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from app.queue.clock import ServerClock
 from app.queue.connection import EpochLost, Queue
 
 WINDOW_MS = 1_000
-HOLD_MS = 5_000  # a reservation that nobody confirms is dropped after this
-BUCKET_MS = 10
+AHEAD_MS = 160  # how far ahead slots are given: a cycle's length, and some
+PAUSE_MS = (
+    50  # when all slots that far ahead are given, the next question waits so long: one cycle for several
+)
+HOLD_MS = 5_000  # a reservation that nobody confirms is dropped so long after its slot
+BUCKET_MS = 5  # moments are rounded up to this
+SPREAD = 1.5  # times the rate: what is free at once goes at this pace, unless it is urgent
 SETTLE_MS = 500  # what the epoch before had decided may leave for so long after it is over
 TURN_MS = 300  # a place in the line is kept so long after its tokens came: whoever held it may be gone
 
@@ -36,45 +45,84 @@ class Ask(msgspec.Struct, gc=False):
 
 
 class Grant(msgspec.Struct, gc=False):
-    """What was reserved. `throttles` are (name, rate); `retry_ms` is when to ask for the rest."""
+    """What was reserved: (slot, tokens), soonest first; `retry_ms` is when to ask for the rest.
+
+    A slot is a moment in ms by Redis' clock; `Throttles.due` maps it. A token may be used later than its slot,
+    never before.
+    """
 
     throttles: list[tuple[str, int]]
-    granted: int
-    bucket: int
+    slots: list[tuple[int, int]]
     retry_ms: int
 
-
-def _key(queue: Queue, name: str) -> str:
-    return f"v{queue.epoch}:{{throttles}}:{name}"
-
-
-async def reserve(queue: Queue, asks: Sequence[Ask]) -> list[Grant]:
-    """What of each may go now: at least the whole first text, or nothing. One round trip. Raises EpochLost."""
-    pipe = queue.client.pipeline(transaction=False)
-    for ask in asks:
-        queue.queue_script(
-            pipe,
-            "reserve",
-            [queue.key("whole"), *(_key(queue, name) for name, _ in ask.throttles)],
-            [
-                ask.wanted, WINDOW_MS, HOLD_MS, BUCKET_MS, ask.least, ask.who, int(ask.urgent), SETTLE_MS, TURN_MS,
-                *(rate for _, rate in ask.throttles),
-            ],
-        )  # fmt: skip
-    answers = await queue.execute(pipe)
-    if any(a[0] < 0 for a in answers):
-        raise EpochLost("the epoch's mark is gone")
-    return [Grant(ask.throttles, a[0], a[1], a[2]) for ask, a in zip(asks, answers, strict=True)]
+    @property
+    def granted(self) -> int:
+        """Tokens in all."""
+        return sum(n for _, n in self.slots)
 
 
-async def confirm(queue: Queue, items: Sequence[tuple[Grant, int, int]]) -> None:
-    """For each (grant, segments written, segments given back). One round trip, after the write."""
-    pipe = queue.client.pipeline(transaction=False)
-    for grant, used, back in items:
-        queue.queue_script(
-            pipe,
-            "confirm",
-            [_key(queue, name) for name, _ in grant.throttles],
-            [grant.bucket, used, back, BUCKET_MS],
+class Spent(msgspec.Struct, gc=False):
+    """What became of tokens of one slot: `used` were seen by the carrier at `seen_s` (monotonic) at the latest, `back`
+    were not used."""
+
+    throttles: list[tuple[str, int]]
+    slot: int
+    used: int
+    back: int
+    seen_s: float = 0.0
+
+
+class Throttles:
+    """One process's way to them."""
+
+    def __init__(self, queue: Queue, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._server = ServerClock()
+
+    async def reserve(self, asks: Sequence[Ask]) -> list[Grant]:
+        """What of each may go shortly: at least the whole first text, or nothing. One script call. Raises EpochLost."""
+        keys: dict[str, int] = {}
+        rates: list[int] = []
+        args: list[object] = []
+        for ask in asks:
+            args += (ask.wanted, ask.least, ask.who, int(ask.urgent), len(ask.throttles))
+            for name, rate in ask.throttles:
+                place = keys.get(name)
+                if place is None:
+                    place = keys[name] = len(keys) + 1
+                    rates.append(rate)
+                args.append(place)
+        limits = (WINDOW_MS, HOLD_MS, SETTLE_MS, TURN_MS, AHEAD_MS, PAUSE_MS, BUCKET_MS, SPREAD)
+        sent_s = self._clock()
+        now_us, *answers = await self._queue.script(
+            "reserve", [self._queue.key("whole"), *map(self._key, keys)], [*limits, *rates, *args]
         )
-    await queue.execute(pipe)
+        if now_us < 0:
+            raise EpochLost("the epoch's mark is gone")
+        self._server.sample(sent_s, now_us / 1e6, self._clock())
+        return [
+            Grant(ask.throttles, list(zip(a[1::2], a[2::2], strict=True)), a[0])
+            for ask, a in zip(asks, answers, strict=True)
+        ]
+
+    async def confirm(self, spent: Iterable[Spent]) -> None:
+        """Say what became of tokens; one script call, some time after the write and well within the second after it."""
+        keys: dict[str, int] = {}
+        args: list[object] = []
+        for one in spent:
+            seen_us = int(self._server.no_later(one.seen_s) * 1e6)
+            args += (one.slot, one.used, one.back, seen_us, len(one.throttles))
+            args += (keys.setdefault(name, len(keys) + 1) for name, _ in one.throttles)
+        sent_s = self._clock()
+        now_us = await self._queue.script(
+            "confirm", list(map(self._key, keys)), [WINDOW_MS, HOLD_MS, BUCKET_MS, *args]
+        )
+        self._server.sample(sent_s, now_us / 1e6, self._clock())
+
+    def due(self, slot: int) -> float:
+        """The monotonic instant from which on a slot of the last `reserve` may be used."""
+        return self._server.no_sooner(slot / 1000)
+
+    def _key(self, name: str) -> str:
+        return f"v{self._queue.epoch}:{{throttles}}:{name}"

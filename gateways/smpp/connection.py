@@ -135,8 +135,7 @@ class Connection(asyncio.Protocol):
         if not self._writable:
             self._waiting.extend(segments)
             return
-        self.session.submit(segments, now)
-        self._flush()
+        self._write(segments, now)
 
     def ask(self, command: int, body: bytes) -> asyncio.Future[Replied]:
         """A query_sm or cancel_sm; the caller has looked at the window."""
@@ -208,8 +207,7 @@ class Connection(asyncio.Protocol):
         if self._waiting and self.session.state is State.BOUND:
             segments = list(self._waiting)
             self._waiting.clear()
-            self.session.submit(segments, now)
-            self._flush()
+            self._write(segments, now)
         self._owner.changed()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -220,6 +218,14 @@ class Connection(asyncio.Protocol):
         self._over()
 
     # --- inside -------------------------------------------------------------------------------------
+
+    def _write(self, segments: Sequence[tuple[Token, bytes]], now: float) -> None:
+        self.session.submit(segments, now)
+        self._flush()
+        written_at = self._clock()
+        for (submission, _), _ in segments:
+            submission.written += 1
+            submission.written_at = written_at
 
     def _flush(self) -> None:
         data = self.session.data_to_send()

@@ -118,6 +118,18 @@ async def test_an_accepted_segment_ends_once_and_gives_its_credit_back(kind, rec
     assert window(kind.gateway) == before
 
 
+async def test_what_was_written_is_counted_and_stamped(kind, recorder, submission):
+    """Throttles count by it: before the write nothing, after it the whole, stamped between the write and now."""
+    kind.accept()
+    long, late = submission(text="long text " * 40), submission("late", send_before=time.monotonic() - 1)
+    asked_at = time.monotonic()
+    await send(kind, recorder, [long, late])
+    await recorder.until(lambda: len(recorder.ended) == len(long.parts) + 1)
+    assert long.written == len(long.parts)
+    assert asked_at <= long.written_at <= time.monotonic()
+    assert (late.written, late.written_at) == (0, 0.0)
+
+
 async def test_the_tag_comes_back_untouched(kind, recorder, submission):
     kind.accept()
     tag = object()
