@@ -223,8 +223,8 @@ class Connection(asyncio.Protocol):
         self.session.submit(segments, now)
         self._flush()
         written_at = self._clock()
-        for (submission, _), _ in segments:
-            submission.written += 1
+        for (submission, index), _ in segments:
+            submission.written += len(submission.parts) if index == ALL else 1
             submission.written_at = written_at
 
     def _flush(self) -> None:

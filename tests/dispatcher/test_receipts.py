@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
+import pytest
 
+from app.domain import retry
 from app.domain.message import Category, State
 from app.domain.recipient import to_check
 from app.store import config, receipts, sweeps
@@ -121,6 +124,54 @@ async def test_a_receipt_before_the_second_try_calls_it_off(make_world: MakeWorl
     assert [row[0] for row in kinds] == [4, 10], "delivered took the second attempt's place"
     assert (await world.smsc.taken())[f"+1202{SILENT}"] == 1
     await world.check_books()
+
+
+async def test_a_receipt_of_the_first_try_while_the_second_is_under_way_ends_the_text(
+    make_world: MakeWorld, smsc: Smsc, until: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the second try's answer is, and whether one comes: delivered once, counted once, no third try."""
+    monkeypatch.setattr(retry, "UNKNOWN_DELAY_S", 0.5)
+    world = await make_world(smsc, response_timeout_s=0.5)
+    local = await world.start()
+    await world.smsc.change(drop_answers=1.0, lost=1.0)
+    accepted, refused_now, refused_for_good, unanswered = to = [
+        "+14152000001", "+14152000002", "+14152000003", f"+1202{SILENT}",
+    ]  # fmt: skip
+    await world.accept(to, category=Category.otp, valid_s=120)
+    await until(lambda: _outcomes(world, 4))
+    async with world.database.driver() as driver, driver.transaction():
+        # The second tries are under way for as long as this stands: no outcome is written.
+        await driver.execute("LOCK TABLE outcomes IN SHARE ROW EXCLUSIVE MODE")
+        await world.smsc.change(
+            drop_answers=0.0,
+            refuse={refused_now[1:]: "ESME_RTHROTTLED", refused_for_good[1:]: "ESME_RINVDSTADR"},
+        )
+        await until(lambda: taken(world, 8))
+        for number in to:
+            slip = Slip(1, number, "delivered", "DELIVRD", "", None, None, to_check(number), time.time())
+            await world.execute(
+                "INSERT INTO parked_receipts (gateway_id, receipt, tries, next_at, at)"
+                " VALUES (1, $1, 0, now(), now())",
+                msgspec.msgpack.encode(slip),
+            )
+        await local.process.receiver.retry_parked()
+        await world.until_states(delivered=4)
+
+    await until(lambda: _outcomes(world, 8))
+    await until(lambda: _no_parcels(world))
+    assert await world.states() == {State.delivered: 4}
+    tries = Counter(f"+{entry['to']}" for entry in await world.smsc.ledger())
+    assert tries == {accepted: 2, refused_now: 2, refused_for_good: 2, unanswered: 2}
+    assert await world.value("SELECT count(*) FROM finals") == 4
+    await world.check_books()
+
+
+async def _outcomes(world: World, n: int) -> bool:
+    return await world.value("SELECT count(*) FROM outcomes") == n
+
+
+async def _no_parcels(world: World) -> bool:
+    return await world.value("SELECT count(*) FROM parcels") == 0
 
 
 async def test_a_receipt_of_nobody_stays_parked(world: World, until: Callable) -> None:

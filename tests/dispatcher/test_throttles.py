@@ -57,6 +57,7 @@ async def arrived(world: World, n: int) -> list[dict[str, Any]]:
         pytest.param("region", 2, 2_000, marks=pytest.mark.soak),
         pytest.param("gateway", 1, 100, marks=pytest.mark.soak),
         pytest.param("sender", 2, 100, marks=pytest.mark.soak),
+        pytest.param("bind", 1, 100, marks=pytest.mark.soak),
     ],
 )
 async def test_a_rate_holds_at_the_carrier_and_is_used(
@@ -68,13 +69,14 @@ async def test_a_rate_holds_at_the_carrier_and_is_used(
     rate: int,
     record_property: Callable,
 ) -> None:
-    world = await make_world(smsc_process, binds=2, window=500)
+    pace = {"rate": rate / 2} if throttled == "bind" else {}
+    world = await make_world(smsc_process, binds=2, window=500, **pace)
     await world.smsc.change(lost=1.0)
     if throttled == "region":
         await world.region("US", rate=rate)
     elif throttled == "gateway":
         await world.change(config.GATEWAY, {"name": "smsc"}, rate=rate)
-    else:
+    elif throttled == "sender":
         async with world.database.begin() as connection:
             key = {"tenant_id": 1, "address": "12025550199", "rate": rate}
             await config.create(connection, config.SENDER, key, By("tests", "a test"))
