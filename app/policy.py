@@ -13,10 +13,12 @@ from hashlib import blake2b
 import msgspec
 
 from app.countries.packs import Cap, Jurisdiction, Packs
+from app.countries.tenants import OwnHours, TenantTerms
 from app.domain import ids, template
 from app.domain.contacts import NO_RULES, TenantRules, brand_scope, campaign_of, content_of
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Pack, Parcel
+from app.domain.quiet import DAY_S
 from app.domain.recipient import hash_of
 from app.queue.connection import Queue
 from app.queue.rules import (
@@ -44,6 +46,7 @@ Step = tuple[str, str, str, str]
 """(check, rule, version, verdict)"""
 
 HOURS_CACHE_LIMIT = 50_000
+LEAD_S = 60  # how long a text takes to its phone, where the region says nothing: hours shut so much earlier
 CAP_RETRY_S = 3_600.0  # a capped text asks again after this, when nobody says when its limit is free
 WAIT_STEP_S = 60.0  # ... and who is free at about the same time waits in one parcel
 VERSION = "1"  # of the rules that are code: expiry, suppression
@@ -70,6 +73,14 @@ class Waits(msgspec.Struct, gc=False):
     reason: str
 
 
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """On hours; it holds before `until` (Unix seconds)."""
+
+    until: float
+    open: bool
+    steps: tuple[Step, ...]
+
+
 class Asked(msgspec.Struct, gc=False):
     """A question, whom it is about, and the country's cap in it. `going`: they go if it is answered so."""
 
@@ -89,24 +100,35 @@ class Decision(msgspec.Struct, gc=False):
     traces: list[tuple[list[int], tuple[Step, ...], float | None]]
     exempt: list[Entry] = []  # the one confirmation of a stop: it goes to a suppressed number
     asked: list[Asked] = []  # what Redis' copy was asked; those that are held, too: an opt-out ends them now
+    shuts: dict[int, float] = {}  # index of each of `go` whose hours end today: when (Unix seconds)
     counted: dict[
         int, tuple[Asked, int]
     ] = {}  # index of each of `go` that counts: its question, its place there
 
 
 class Desk:
-    """The checks, with their caches. `packs` may be replaced at any time by a newer version."""
+    """The checks, with their caches. `packs` may be replaced at any time by a newer version.
+
+    `terms`: what tenants have set by country. `leads`: how long a text takes to its phone, in seconds by region.
+    """
 
     def __init__(self, packs: Packs) -> None:
         self.packs = packs
         self.tenants: Mapping[int, TenantRules] = {}
         self._longest_cap_s = packs.longest_cap_s()
-        self._hours: dict[tuple[Jurisdiction, int], tuple[float, bool, Step]] = {}
+        self._terms: Mapping[int, TenantTerms] = {}
+        self._leads: Mapping[str, int] = {}
+        self._hours: dict[tuple[Jurisdiction, int, int, int], Verdict] = {}
 
     def replace(self, packs: Packs) -> None:
         """Newer country packs hold from the next decision on."""
         self.packs = packs
         self._longest_cap_s = packs.longest_cap_s()
+        self._hours.clear()
+
+    def set_hours(self, terms: Mapping[int, TenantTerms], leads: Mapping[str, int]) -> None:
+        """What tenants have set, and the delays of regions, from the next decision on."""
+        self._terms, self._leads = terms, leads
         self._hours.clear()
 
     def first(self, parcel: Parcel, now_s: float) -> Decision:
@@ -124,6 +146,10 @@ class Desk:
             base = ()
         rules = self.packs.pack(pack.country)
         category = Category(pack.category)
+        if self._forbidden(pack):  # stopped in `second`: an opt-out goes before
+            decision.waits.append(Waits(pack.entries, math.inf, "legal_block"))
+            decision.traces.append(([e.index for e in pack.entries], base, None))
+            return decision
         if category != Category.marketing and getattr(rules.data, category.name) is None:
             step = ("quiet_hours", f"{rules.id}.{category.name}", rules.version, "exempt")
             decision.go = pack.entries
@@ -132,42 +158,67 @@ class Desk:
         self._quiet_hours(decision, base, now_s)
         return decision
 
+    def _forbidden(self, pack: Pack) -> bool:
+        """Whether the country forbids texts of this category."""
+        forbidden = self.packs.pack(pack.country).data.forbidden
+        return forbidden is not None and Category(pack.category).name in forbidden.categories
+
     def _quiet_hours(self, decision: Decision, base: tuple[Step, ...], now_s: float) -> None:
         pack = decision.parcel.pack
-        passed: dict[Step, list[int]] = {}
-        held: dict[tuple[Step, float], list[Entry]] = {}
+        terms = self._terms.get(pack.tenant_id)
+        marketing = pack.category == Category.marketing
+        own = terms.own_hours(pack.country) if terms is not None and marketing else None
+        lead_s = self._leads.get(pack.region, LEAD_S)
+        passed: dict[tuple[Step, ...], list[int]] = {}
+        held: dict[tuple[tuple[Step, ...], float], list[Entry]] = {}
+        decision.shuts = {}
+        today_s = now_s + DAY_S
         for entry in pack.entries:
-            jurisdiction = self.packs.jurisdiction(entry.to, pack.country)
-            until, is_open, step = self._verdict(jurisdiction, pack.category, now_s)
-            if is_open:
+            jurisdiction = self.packs.jurisdiction(entry.to, pack.country, entry.zone)
+            key = (jurisdiction, pack.category, pack.tenant_id if own is not None else 0, lead_s)
+            known = self._hours.get(key)
+            if known is None or now_s >= known.until:
+                known = self._verdict(key, own, now_s)
+            if known.open:
                 decision.go.append(entry)
-                passed.setdefault(step, []).append(entry.index)
+                passed.setdefault(known.steps, []).append(entry.index)
+                if known.until < today_s:
+                    decision.shuts[entry.index] = known.until + lead_s
             else:
-                held.setdefault((step, until), []).append(entry)
-        for step, indexes in passed.items():
-            decision.traces.append((indexes, (*base, step), None))
-        for (step, until), entries in held.items():
+                held.setdefault((known.steps, known.until), []).append(entry)
+        for steps, indexes in passed.items():
+            decision.traces.append((indexes, (*base, *steps), None))
+        for (steps, until), entries in held.items():
             stale = until == math.inf or (pack.expires_at is not None and until >= pack.expires_at)
             indexes = [e.index for e in entries]
             if stale:
-                stop = (*base, step, ("expiry", "message.expires_at", VERSION, "stop"))
+                stop = (*base, *steps, ("expiry", "message.expires_at", VERSION, "stop"))
                 decision.stops += [(e, State.expired, "quiet_hours_past_expiry") for e in entries]
                 decision.traces.append((indexes, stop, None))
             else:
                 decision.waits.append(Waits(entries, until, "quiet_hours"))
-                decision.traces.append((indexes, (*base, step), until))
+                decision.traces.append((indexes, (*base, *steps), until))
 
-    def _verdict(self, jurisdiction: Jurisdiction, category: int, now_s: float) -> tuple[float, bool, Step]:
-        key = (jurisdiction, category)
-        known = self._hours.get(key)
-        if known is not None and now_s < known[0]:
-            return known
-        hours = self.packs.hours(jurisdiction, Category(category), now_s)
+    def _verdict(
+        self, key: tuple[Jurisdiction, int, int, int], own: OwnHours | None, now_s: float
+    ) -> Verdict:
+        """Whether hours are open, from the packs and what the tenant has set; kept until it changes."""
+        jurisdiction, category, _, lead_s = key
+        hours = self.packs.hours(
+            jurisdiction,
+            Category(category),
+            now_s,
+            widen=own is not None and own.widen,
+            lead_s=lead_s,
+            own=own.rule if own is not None else None,
+        )
         step: Step = ("quiet_hours", hours.rule, hours.version, "pass" if hours.open else "hold")
+        steps: tuple[Step, ...] = (step,)
+        if own is not None and not hours.rule.startswith(own.id):
+            steps = (step, ("tenant_hours", own.id, own.version, "widen" if own.widen else "pass"))
         if len(self._hours) >= HOURS_CACHE_LIMIT:
             self._hours.clear()
-        found = (hours.until, hours.open, step)
-        self._hours[key] = found
+        found = self._hours[key] = Verdict(hours.until, hours.open, steps)
         return found
 
     def questions(self, decision: Decision, *, only_ask: bool = False) -> list[Question]:
@@ -206,7 +257,7 @@ class Desk:
             brand=brand_scope(rules.brands.get(pack.sender, "")),
             recipients=[e.recipient for e in entries],
         )
-        if pack.category == Category.marketing:
+        if pack.category == Category.marketing and not self._forbidden(pack):
             consent = self.packs.consent(pack.country)
             question.registry = pack.country
             question.need_consent = consent.required
@@ -259,8 +310,17 @@ class Desk:
                 self._sort_out(decision, asked, letters, free)
             elif letters.count(PASS) != len(letters):
                 self._stop_held(decision, asked, letters)
+        self._block(decision)
         if decision.exempt:
             decision.go = [*decision.go, *decision.exempt]
+
+    @staticmethod
+    def _block(decision: Decision) -> None:
+        """Whom no opt-out has stopped, a law does."""
+        if decision.waits and any(waits.reason == "legal_block" for waits in decision.waits):
+            for waits in decision.waits:
+                decision.stops += [(e, State.suppressed, waits.reason) for e in waits.entries]
+            decision.waits = []
 
     @staticmethod
     def _stop_held(decision: Decision, asked: Asked, letters: str) -> None:
@@ -348,6 +408,10 @@ class Desk:
         """(letters that it stops with, check with rule and version, verdict when passed), in order."""
         yield SUPPRESSED, ("suppression", "tenant.suppressions", VERSION), "pass"
         question = asked.question
+        if self._forbidden(pack):
+            rules = self.packs.pack(pack.country)
+            yield "", ("legal_block", f"{rules.id}.forbidden", rules.version), "stop"
+            return
         if question.registry:
             known = question.registry in self.tenants.get(pack.tenant_id, NO_RULES).registries
             rule_of = f"registry.{question.registry}"

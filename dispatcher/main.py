@@ -23,6 +23,8 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.countries.packs import Packs
+from app.countries.shelf import Shelf
+from app.countries.tenants import TenantTerms
 from app.policy import Desk
 from app.queue import cleaning, lanes, status
 from app.queue.connection import EpochLost, Queue, Unavailable
@@ -99,6 +101,7 @@ class Process:
         """`packs` None: the country rules that come with Volley."""
         self.settings = settings
         self.packs = packs or Packs.load()
+        self.shelf = Shelf(self.packs)
         self.database = Database(database_url, pool=13, name="volley dispatch")
         self.queue = Queue(redis_url)
         self.metrics = Metrics()
@@ -361,8 +364,25 @@ class Process:
     async def _refresh(self) -> None:
         if await self.fleet.refresh():
             self._changed.set()
-            self.dispatcher.desk.tenants = self.fleet.tenants
+            await self._take_rules()
             self.metrics.gateway_names = {row.id: row.name for row in self.fleet.config.gateways}
+
+    async def _take_rules(self) -> None:
+        """What operators and tenants have set of the rules, for the next decision."""
+        config, desk = self.fleet.config, self.dispatcher.desk
+        desk.tenants = self.fleet.tenants
+        if await self.shelf.put(config.version, config.country_packs):
+            log.info("country packs %s hold from now on", self.shelf.packs.version)
+            self.packs = self.shelf.packs
+            desk.replace(self.packs)
+        terms = {}
+        for tenant_id, settings in config.tenants.items():
+            try:
+                terms[tenant_id] = TenantTerms(settings)
+            except ValueError as error:  # stored by another version: the safe hours hold
+                log.error("tenant %d: its terms by country can't be read: %s", tenant_id, error)
+        leads = {region.code: region.lead_s for region in config.regions if region.lead_s is not None}
+        desk.set_hours(terms, leads)
 
     async def _watch_configuration(self) -> None:
         changed = asyncio.Event()

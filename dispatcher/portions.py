@@ -6,6 +6,7 @@ all of a portion goes by one gateway.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -70,6 +71,11 @@ def coding_for(pack: Pack, held: Open) -> text.Coding:
     return held.gateway.asked_coding if pack.shift_tables else held.gateway.coding
 
 
+def _validity_s(ends: float, now_s: float) -> int | None:
+    """How long a carrier may try; None: as long as it likes."""
+    return None if ends == math.inf else max(1, int(ends - now_s))
+
+
 class Portioner:
     """`closed`: throttles with nothing free, until (Unix seconds)."""
 
@@ -108,7 +114,8 @@ class Portioner:
         room = credit.at(held, parcel.segments)
         pack = parcel.pack
         body = template.parse(pack.body)
-        validity = None if pack.expires_at is None else max(1, int(pack.expires_at - now_s))
+        ends = math.inf if pack.expires_at is None else pack.expires_at
+        validity = _validity_s(ends, now_s)
         category = Category(pack.category).name
         coding = coding_for(pack, held)
         for place, entry in enumerate(entries):
@@ -132,6 +139,7 @@ class Portioner:
                 portion.held.append((entries[place:], now_s, "window_full", True))
                 break
             portion.segments += need
+            shuts = decision.shuts.get(entry.index)  # the carrier must not try on into the night
             message_id = ids.message_id(parcel.pack_id, entry.index)
             portion.submissions.append(
                 Submission(
@@ -145,7 +153,7 @@ class Portioner:
                     mask,
                     int.from_bytes(message_id[6:8], "big") ^ int.from_bytes(message_id[14:16], "big"),
                     send_before,
-                    validity,
+                    validity if shuts is None else _validity_s(min(ends, shuts), now_s),
                     category,
                     cut.header,
                 )

@@ -58,6 +58,7 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
         "time_too_far": "The time is too far away",
         # messages
         "invalid_number": "The number can't be texted",
+        "invalid_timezone": "There is no such time zone",
         "invalid_sender": "The sender is not valid",
         "sender_required": "No sender is given, and the tenant has no default",
         "body_or_template": "Either a body or a template is needed",

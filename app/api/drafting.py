@@ -19,6 +19,7 @@ from app.api import limits, wire
 from app.api.auth import Caller
 from app.api.ground import Ground, TenantGround, Warned
 from app.api.problems import Problem, field_problem
+from app.countries.places import known_zones
 from app.countries.texts import Finding, Refusal
 from app.domain import ids, smart
 from app.domain.message import Category
@@ -304,8 +305,11 @@ class Drafting:
         variables: dict[str, wire.Value] | None,
         reference: str | None,
         extra: dict[str, Any] | None = None,
+        zone: str | None = None,
     ) -> tuple[Place, Entry]:
-        """One recipient and its place. Raises Refused."""
+        """One recipient and its place. `zone`: where they are known to be. Raises Refused."""
+        if zone is not None and zone not in known_zones():
+            raise Refused("/timezone", "invalid_timezone", "there is no such IANA time zone")
         try:
             number = parse(to)
         except InvalidNumber as error:
@@ -334,7 +338,7 @@ class Drafting:
                 extra = {**(extra or {}), "replaced": terms.smart.replaced}
         for one in footing.warnings:
             self._warn(one)
-        entry = Entry(0, number.e164, recipient, segments, filled, None, reference, extra)
+        entry = Entry(0, number.e164, recipient, segments, filled, None, reference, extra, zone)
         region = self._regions.region(number.e164, number.country)
         return Place(region, number.country, sender, body), entry
 
@@ -389,7 +393,13 @@ class Drafting:
         groups, entry_of = self._groups, self.entry
         for index, recipient in enumerate(recipients, first):
             try:
-                place, entry = entry_of(recipient.to, recipient.variables, recipient.client_reference)
+                place, entry = entry_of(
+                    recipient.to,
+                    recipient.variables,
+                    recipient.client_reference,
+                    None,
+                    recipient.timezone,
+                )
             except Refused as refused:
                 self.reject(index, base, refused)
                 continue

@@ -89,7 +89,7 @@ async def _single(raw: bytes, caller: Caller, context: Context) -> tuple[Single,
     drafting = Drafting(terms, caller.hash_key, await references.regions(), tenant, None)
     try:
         place, entry = drafting.entry(
-            posted.to, posted.variables, posted.client_reference, extra_of(posted, caller)
+            posted.to, posted.variables, posted.client_reference, extra_of(posted, caller), posted.timezone
         )
     except Refused as refused:
         raise refused_problem(refused) from None

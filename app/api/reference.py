@@ -5,6 +5,7 @@ Guarantee: a change is seen within KEPT_S; a template that isn't found is asked 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from app.store import config, reference
 from app.store.engine import Database
 
 KEPT_S = 1.0
+log = logging.getLogger(__name__)
+
 MAX_TEMPLATES = 10_000
 MAX_POOLS = 1_000
 MAX_TENANTS = 10_000
@@ -100,7 +103,12 @@ class References:
         if known is None or known[0] != settings:
             if len(self._tenants) >= MAX_TENANTS:
                 self._tenants.clear()
-            known = self._tenants[caller.tenant_id] = (settings, TenantTerms(settings))
+            try:
+                terms = TenantTerms(settings)
+            except ValueError as error:  # stored by another version
+                log.error("tenant %d: its terms by country can't be read: %s", caller.tenant_id, error)
+                terms = TenantTerms({})
+            known = self._tenants[caller.tenant_id] = (settings, terms)
         return known[1]
 
     async def template(self, tenant_id: int, label: str) -> StoredTemplate:

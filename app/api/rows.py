@@ -4,8 +4,8 @@ Guarantees: memory is bounded by one chunk of input and one record of MAX_RECORD
 one fault with its line and doesn't stop the others; the same bytes give the same rows, however they are cut.
 
 CSV as in RFC 4180, with UTF-8 (a byte order mark is skipped), comma, semicolon or tab (the header decides),
-and quoted line breaks. A header is needed: `to` or `phone`, `client_reference` if wanted; the other
-columns are variables.
+and quoted line breaks. A header is needed: `to` or `phone`, `client_reference` and `timezone` if wanted;
+the other columns are variables.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _DELIMITERS = (",", ";", "\t")
 _ONCE = {b'"to"': 1, b'"variables"': 1, b'"client_reference"': 1}
 _NUMBER_COLUMNS = ("to", "phone")
 _REFERENCE_COLUMN = "client_reference"
+_ZONE_COLUMN = "timezone"
 
 
 class Record(NamedTuple):
@@ -168,6 +169,7 @@ class CsvRows:
         self._columns = 0
         self._number = 0
         self._reference: int | None = None
+        self._zone: int | None = None
         self._variables: list[tuple[str, int]] = []
 
     def header(self, raw: bytes) -> None:
@@ -186,6 +188,7 @@ class CsvRows:
             raise _bad_header("the header names a column twice")
         self._columns, self._number = len(names), number
         self._reference = small.index(_REFERENCE_COLUMN) if _REFERENCE_COLUMN in small else None
+        self._zone = small.index(_ZONE_COLUMN) if _ZONE_COLUMN in small else None
         self._variables = [(name, place) for place, name in enumerate(names) if name in self._wanted]
 
     def _fields(self, text: str) -> list[str] | None:
@@ -217,7 +220,8 @@ class CsvRows:
         variables: dict[str, wire.Value] | None = None
         if self._variables:
             variables = {name: fields[place] for name, place in self._variables}
-        return wire.Recipient(fields[self._number], variables, reference)
+        zone = fields[self._zone].strip() or None if self._zone is not None else None
+        return wire.Recipient(fields[self._number], variables, reference, zone)
 
 
 def _bad_header(detail: str) -> Problem:

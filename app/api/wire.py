@@ -51,6 +51,14 @@ Reference = Annotated[str, Meta(min_length=1, max_length=limits.MAX_REFERENCE_CH
 Name = Annotated[str, Meta(min_length=1, max_length=limits.MAX_NAME_CHARS)]
 Metadata = Annotated[dict[str, str | int | float | bool | None], Meta(max_length=limits.MAX_METADATA_KEYS)]
 Url = Annotated[str, Meta(min_length=1, max_length=limits.MAX_URL_CHARS)]
+Zone = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        description="The IANA time zone that the recipient is in (Europe/Paris), where you know it: hours are judged "
+        "by it, and not by what the number tells.",
+    ),
+]
 To = Annotated[str, Meta(description="A number with its calling code: +12025550101.")]
 
 
@@ -86,6 +94,7 @@ class PostMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_def
     body: Text | None = None
     template: TemplateName | None = None
     variables: Variables | None = None
+    timezone: Zone | None = None
     sender: Sender | None = None
     scheduled_at: Moment | None = None
     expires_at: Moment | None = None
@@ -106,6 +115,7 @@ class Recipient(msgspec.Struct, forbid_unknown_fields=True, gc=False, omit_defau
     to: To
     variables: Variables | None = None
     client_reference: Reference | None = None
+    timezone: Zone | None = None
 
 
 class BatchTerms(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

@@ -96,6 +96,7 @@ class Packs:
         self._jurisdiction = lru_cache(maxsize=JURISDICTIONS_KEPT)(Jurisdiction)
         self._whole_country = lru_cache(maxsize=JURISDICTIONS_KEPT)(self._undivided)
         self._area = lru_cache(maxsize=JURISDICTIONS_KEPT)(self._north_american)
+        self._elsewhere = lru_cache(maxsize=JURISDICTIONS_KEPT)(self._in_zone)
         self.texts = lru_cache(maxsize=TEXTS_KEPT)(self._texts)
 
     @classmethod
@@ -137,8 +138,13 @@ class Packs:
         """The pack that holds for a country, or the default."""
         return self._packs.get(country, self._default)
 
-    def jurisdiction(self, e164: str, country: str) -> Jurisdiction:
-        """Where the owner of a number may be; the same object for numbers of one place."""
+    def jurisdiction(self, e164: str, country: str, known_zone: str | None = None) -> Jurisdiction:
+        """Where the owner of a number may be; the same object for numbers of one place.
+
+        `known_zone`: the IANA zone that the sender knows of its owner; it goes before the number's.
+        """
+        if known_zone is not None:
+            return self._elsewhere(e164[:5] if e164[:2] == "+1" else "", country, known_zone)
         whole = self._whole_country(country)
         if whole is not None:
             return whole
@@ -154,17 +160,21 @@ class Packs:
         *,
         widen: bool = False,
         lead_s: int = 0,
+        own: quiet.Rule | None = None,
     ) -> Hours:
         """Whether a text of that category may be handed over there at `now` (Unix seconds).
 
         Open only if every zone and every rule, the country's and each state's, is open.
         `widen`: by what the sources allow instead of the safe hours. `lead_s`: shut so many
-        seconds early. The verdict holds until `until`; a shut one that never opens has `inf`.
+        seconds early. `own`: a tenant's rule, which must be open, too. The verdict holds until
+        `until`; a shut one that never opens has `inf`.
         """
         rules = self._rules(jurisdiction, category, widen)
         if not rules:
             pack = self.pack(jurisdiction.country)
             return Hours(True, math.inf, f"{pack.id}.{category.name}", pack.version)
+        if own is not None:
+            rules = (*rules, own)
         return quiet.hours(rules, [zone(name) for name in jurisdiction.zones], now, lead_s)
 
     def cap(self, jurisdiction: Jurisdiction) -> Cap | None:
@@ -219,6 +229,19 @@ class Packs:
         if pack.data.subdivisions and country == pack.id:
             subdivisions = self._places.subdivisions(area) or _all_subdivisions(pack)
         return self._jurisdiction(country, subdivisions, self._places.zones(area, country))
+
+    def _in_zone(self, area: str, country: str, known_zone: str) -> Jurisdiction:
+        """The jurisdiction of somebody whose zone is known; of states only the number tells."""
+        zones: tuple[str, ...] = (known_zone,)
+        try:
+            zone(known_zone)
+        except KeyError:  # known when it was accepted, by another release of tzdata
+            zones = self._places.country_zones(country, "1" if area else "")
+        pack = self.pack(country)
+        subdivisions: tuple[str, ...] = ()
+        if pack.data.subdivisions and country == pack.id:
+            subdivisions = self._places.subdivisions(area) or _all_subdivisions(pack)
+        return self._jurisdiction(country, subdivisions, zones)
 
     def _rules_of(
         self, jurisdiction: Jurisdiction, category: Category, widen: bool

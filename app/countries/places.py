@@ -57,6 +57,12 @@ def zone(name: str) -> ZoneInfo:
         raise KeyError(name) from error
 
 
+@cache  # once
+def known_zones() -> frozenset[str]:
+    """Every name that `zone` knows."""
+    return frozenset(files("tzdata").joinpath("zones").read_text("utf-8").split())
+
+
 class Places:
     """Numbers to zones and states. Immutable but for its bounded caches."""
 

@@ -31,6 +31,7 @@ class Entry(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     body: str | None = None
     reference: str | None = None
     extra: dict | None = None
+    zone: str | None = None  # the IANA zone that the sender knows the recipient to be in
 
 
 class Pack(msgspec.Struct, array_like=True, gc=False):

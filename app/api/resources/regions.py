@@ -71,7 +71,7 @@ class RegionChange(Change):
             ge=0,
             le=config.MAX_LEAD_S,
             description="Seconds that a text takes to its phone: marketing stops so long before its hours end. "
-            "null: what was measured lately.",
+            "null: 60.",
         ),
     ] = None
 
