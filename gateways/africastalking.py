@@ -22,8 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -35,24 +33,25 @@ from gateways.base import (
     Receipt,
     Rejected,
     Sink,
+    State,
     Submission,
     Unknown,
 )
 from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
-    BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    callers_token,
+    check_token,
+    decoded,
     digits,
     form_encode,
     form_fields,
     international,
     parse_dsn,
-    same,
-    text,
     wrong,
 )
 
@@ -73,10 +72,6 @@ DOUBTFUL: dict[int, str] = {401: "held", 500: "server_error", 501: "server_error
 # `Message` when no recipient is listed at all, and nothing was sent.
 MESSAGES: dict[str, str] = {"InvalidSenderId": "invalid_sender"}
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 # `status` of a delivery report.
 STATES: dict[str, State] = {
     "Submitted": "enroute",
@@ -90,13 +85,9 @@ STATES: dict[str, State] = {
 }
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     token: str
-
-    def __repr__(self) -> str:
-        return f"africastalking.Settings({self.dsn.name})"
 
 
 class _Recipient(msgspec.Struct):
@@ -118,9 +109,7 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     dsn = parse_dsn(name, url, settings, extra=("token",))
     if not dsn.username or not dsn.password:
         raise wrong(name, "url", "needs USERNAME:API_KEY before the host")
-    token = text(name, dsn.extra, "token")
-    if dsn.callback_url and not token:
-        raise wrong(name, "token", "is needed to know who calls back")
+    token = callers_token(name, dsn)
     return Settings(dsn, f"{dsn.base_url.rstrip('/')}/version1/messaging", token)
 
 
@@ -155,10 +144,10 @@ def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: b
     """201 with a code for the recipient; all else goes by its HTTP status."""
     if status not in (200, 201):
         return by_status(status, headers)
-    try:
-        data = msgspec.json.decode(body, type=_Answer).data
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
+    data = answer.data
     if len(data.recipients) != 1:
         if not data.recipients and data.message in MESSAGES:
             return Rejected(MESSAGES[data.message], data.message)
@@ -177,9 +166,7 @@ def receive(
     settings: Settings, method: str, url: str, headers: Mapping[str, str], body: bytes
 ) -> list[Receipt | Inbound]:
     """One delivery report or one inbound text. Raises BadSignature, BadCallback."""
-    given = dict(form_fields(urlsplit(url).query)).get("token", "")
-    if not settings.token or not same(settings.token, given):
-        raise BadSignature
+    check_token(settings.token, url)
     values = dict(form_fields(body))
     if not values.get("id"):
         raise BadCallback("id is missing")

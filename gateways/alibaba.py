@@ -35,7 +35,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -55,16 +55,17 @@ from gateways.base import (
 from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
-    BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    called_with,
+    callers_token,
+    check_token,
+    decoded,
     digits,
     form_encode,
-    form_fields,
     parse_dsn,
-    same,
     text,
     wrong,
 )
@@ -118,15 +119,11 @@ RETRIES: dict[str, str] = {
 DOUBTFUL = frozenset({"isp.SYSTEM_ERROR", "isp.GATEWAY_ERROR", "isp.UNKNOWN", "SignatureNonceUsed"})
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     templates: templates.Templates
     sign_name: str
     token: str
-
-    def __repr__(self) -> str:
-        return f"alibaba.Settings({self.dsn.name})"
 
 
 class _Answer(msgspec.Struct):
@@ -153,9 +150,7 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     dsn = parse_dsn(name, url, settings, extra=("sign_name", "token", *templates.KEYS))
     if not dsn.username or not dsn.password:
         raise wrong(name, "url", "needs ACCESS_KEY_ID:ACCESS_KEY_SECRET before the host")
-    token = text(name, dsn.extra, "token")
-    if dsn.callback_url and not token:
-        raise wrong(name, "token", "is needed to know who calls back")
+    token = callers_token(name, dsn)
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/",
@@ -205,9 +200,8 @@ def request(
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """`OK` with a BizId is acceptance; other codes are looked up; without a code the status decides."""
-    try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
     if status >= 500 or not answer.code:
         return by_status(status, headers, answer.code)
@@ -227,13 +221,8 @@ def receive(
     settings: Settings, method: str, url: str, headers: Mapping[str, str], body: bytes
 ) -> list[Receipt | Inbound]:
     """Reports or inbound texts, several in one call. Raises BadSignature, BadCallback."""
-    given = dict(form_fields(urlsplit(url).query)).get("token", "")
-    if not settings.token or not same(settings.token, given):
-        raise BadSignature
-    try:
-        events = msgspec.json.decode(body, type=list[_Event])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadCallback("not the JSON of reports or inbound texts") from None
+    check_token(settings.token, url)
+    events = called_with(body, list[_Event], "reports or inbound texts")
     return [_read(event) for event in events]
 
 

@@ -36,7 +36,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -50,22 +49,23 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
 from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
-    BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    callers_token,
+    check_token,
+    decoded,
     digits,
-    form_fields,
     international,
     parse_dsn,
-    same,
     text,
     wrong,
 )
@@ -122,10 +122,6 @@ RETRIES: dict[str, str] = {
 # `ResourceType` of a ResourceNotFoundException that is about the sender; others are our settings.
 SENDERS = frozenset({"phone-number", "sender-id", "pool"})
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 # `eventType` of an event. SUCCESSFUL is the carrier's acceptance, not the handset's word, even where
 # the event calls itself final because that carrier reports no more.
 STATES: dict[str, State] = {
@@ -149,17 +145,13 @@ STATES: dict[str, State] = {
 _REGION = re.compile(r"\.([a-z]{2}(?:-[a-z]+)+-[0-9]+)\.")  # in sms-voice.us-gov-west-1.amazonaws.com
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     host: str
     region: str
     configuration_set: str
     session_token: str
     token: str
-
-    def __repr__(self) -> str:
-        return f"aws.Settings({self.dsn.name})"
 
 
 class _Field(msgspec.Struct):
@@ -204,9 +196,7 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     region = text(name, dsn.extra, "region") or (found[1] if found else "")
     if not region:
         raise wrong(name, "region", "is needed with a host that doesn't name it")
-    token = text(name, dsn.extra, "token")
-    if dsn.callback_url and not token:
-        raise wrong(name, "token", "is needed to know who calls back")
+    token = callers_token(name, dsn)
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/",
@@ -257,9 +247,8 @@ def request(
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """200 with an id is acceptance; 4xx with a known type or reason is a refusal; all else by its status."""
-    try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
     if status == 200:
         return Accepted(answer.id) if answer.id else Unknown("bad_answer", "no MessageId")
@@ -282,9 +271,7 @@ def receive(
     settings: Settings, method: str, url: str, headers: Mapping[str, str], body: bytes
 ) -> list[Receipt | Inbound]:
     """One event of a message, or one inbound text. Raises BadSignature, BadCallback."""
-    given = dict(form_fields(urlsplit(url).query)).get("token", "")
-    if not settings.token or not same(settings.token, given):
-        raise BadSignature
+    check_token(settings.token, url)
     event = _decoded(body)
     if event.notification:
         event = _decoded(event.notification)

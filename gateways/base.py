@@ -92,16 +92,17 @@ class Unknown(msgspec.Struct, frozen=True, gc=False):
 Outcome = Accepted | Rejected | Retry | Unknown
 
 
-class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """The carrier's word on delivery of one segment.
+# What a receipt can say, in our words: enroute and accepted are intermediate, the rest are final.
+State = Literal[
+    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
+]
 
-    `state` is ours: enroute and accepted are intermediate, the rest are final.
-    """
+
+class Receipt(msgspec.Struct, frozen=True, gc=False):
+    """The carrier's word on delivery of one segment."""
 
     gateway_message_id: str  # normalised as in Accepted
-    state: Literal[
-        "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-    ]
+    state: State
     raw: str  # the carrier's status word or number
     error: str = ""  # the carrier's error code
     to: str = ""  # the recipient (MT) as the carrier names it, digits only

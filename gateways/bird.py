@@ -32,10 +32,8 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from functools import partial
-from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -48,6 +46,7 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
@@ -55,13 +54,18 @@ from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    called_back_at,
+    decoded,
     digits,
     form_fields,
+    has_token,
     international,
+    iso_unix_s,
+    json_post,
     json_value,
     parse_dsn,
     same,
@@ -93,10 +97,6 @@ PARAMETERS: dict[str, str] = {
     "validity": "invalid_validity",
 }
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 # `status` of a report.
 STATES: dict[str, State] = {
     "scheduled": "accepted",
@@ -108,16 +108,12 @@ STATES: dict[str, State] = {
 }
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     authorization: str
     signing_key: str
     token: str
     report_url: str
-
-    def __repr__(self) -> str:
-        return f"bird.Settings({self.dsn.name})"
 
 
 class _Error(msgspec.Struct):
@@ -152,14 +148,13 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     key, token = text(name, dsn.extra, "signing_key"), text(name, dsn.extra, "token")
     if dsn.callback_url and not key and not token:
         raise wrong(name, "signing_key", "or token is needed to know who calls back")
-    query = f"?token={quote(token, safe='')}" if token else ""
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/messages",
         authorization=f"AccessKey {dsn.password}",
         signing_key=key,
         token=token,
-        report_url=dsn.callback_url + query if dsn.callback_url else "",
+        report_url=called_back_at(dsn, token),
     )
 
 
@@ -181,23 +176,13 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
         body["validity"] = max(submission.validity_s, 1)
     if settings.report_url:
         body["reportUrl"] = settings.report_url
-    return HttpRequest(
-        "POST",
-        settings.url,
-        {
-            "Authorization": settings.authorization,
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-        },
-        msgspec.json.encode(body),
-    )
+    return json_post(settings.url, {"Authorization": settings.authorization}, body)
 
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """201 with an id is acceptance; 4xx with a code is looked up; all else goes by its status."""
-    try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
     if status in (200, 201):
         return Accepted(answer.id) if answer.id else Unknown("bad_answer", "no id")
@@ -235,7 +220,7 @@ def receive(
                 raw=values["status"],
                 error="" if error == "0" else error,
                 to=digits(values.get("recipient", "")),
-                done_at=_unix_s(values.get("statusDatetime", "")),
+                done_at=iso_unix_s(values.get("statusDatetime", "")),
             )
         ]
     content = values.get("body", values.get("message"))  # a short code's text is named otherwise
@@ -278,8 +263,7 @@ def _is_authentic(
     if settings.signing_key:
         jwt = headers.get("messagebird-signature-jwt", "")
         return is_signed(settings.signing_key, jwt, url, body, now_s)
-    given = dict(form_fields(urlsplit(url).query)).get("token", "")
-    return bool(settings.token) and same(settings.token, given)
+    return has_token(settings.token, url)
 
 
 def _from_base64url(value: str) -> bytes:
@@ -300,12 +284,3 @@ def _values(method: str, url: str, headers: Mapping[str, str], body: bytes) -> d
     if not isinstance(value, dict):
         raise BadCallback("not an object")
     return {name: str(v) for name, v in value.items() if isinstance(v, str | int)}
-
-
-def _unix_s(value: str) -> float | None:
-    """`2016-05-03T08:58:10+00:00`; one without zone is not a time."""
-    try:
-        at = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return at.timestamp() if at.tzinfo is not None else None

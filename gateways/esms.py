@@ -22,8 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -36,6 +35,7 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
@@ -43,12 +43,16 @@ from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    called_back_at,
+    callers_token,
+    decoded,
     digits,
     form_fields,
+    json_post,
     parse_dsn,
     same,
     text,
@@ -81,10 +85,6 @@ RETRIES: dict[str, str] = {
     "160": "throttled",
 }
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 # `SendStatus` of a callback; DONE leaves it to SendSuccess and SendFailed, which count recipients.
 DONE = "5"
 STATES: dict[str, State] = {
@@ -95,15 +95,11 @@ STATES: dict[str, State] = {
 }
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     sms_type: str
     token: str
     report_url: str
-
-    def __repr__(self) -> str:
-        return f"esms.Settings({self.dsn.name})"
 
 
 class _Answer(msgspec.Struct):
@@ -119,15 +115,13 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     sms_type = text(name, dsn.extra, "sms_type", "2")
     if sms_type not in SMS_TYPES:
         raise wrong(name, "sms_type", f"must be one of {', '.join(SMS_TYPES)}")
-    token = text(name, dsn.extra, "token")
-    if dsn.callback_url and not token:
-        raise wrong(name, "token", "is needed to know who calls back")
+    token = callers_token(name, dsn)
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/MainService.svc/json/SendMultipleMessage_V4_post_json/",
         sms_type=sms_type,
         token=token,
-        report_url=f"{dsn.callback_url}?token={quote(token, safe='')}" if dsn.callback_url else "",
+        report_url=called_back_at(dsn, token),
     )
 
 
@@ -152,21 +146,15 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
         body["Brandname"] = submission.sender
     if settings.report_url:
         body["CallbackUrl"] = settings.report_url
-    return HttpRequest(
-        "POST",
-        settings.url,
-        {"Content-Type": "application/json", "Accept": "application/json"},
-        msgspec.json.encode(body),
-    )
+    return json_post(settings.url, {}, body)
 
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """200 with a CodeResult; all else goes by its HTTP status."""
     if status != 200:
         return by_status(status, headers)
-    try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
     code = str(answer.code)
     if code == ACCEPTED:

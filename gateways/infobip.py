@@ -24,8 +24,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
-from typing import Literal
-from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -38,23 +36,25 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
 from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
-    BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    called_back_at,
+    called_with,
+    callers_token,
+    check_token,
+    decoded,
     digits,
-    form_fields,
     international,
     parse_dsn,
-    same,
-    text,
     wrong,
 )
 
@@ -81,10 +81,6 @@ RETRIES: dict[str, str] = {
     "REJECTED_SYSTEM_ERROR": "gateway_error",
 }
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 PENDING, UNDELIVERABLE, DELIVERED, EXPIRED, REJECTED = 1, 2, 3, 4, 5
 STATES: dict[int, State] = {
     PENDING: "enroute",
@@ -96,15 +92,11 @@ STATES: dict[int, State] = {
 TO_OPERATOR = "DELIVERED_TO_OPERATOR"  # in the group DELIVERED, and yet not the handset's word
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     authorization: str
     token: str
     report_url: str
-
-    def __repr__(self) -> str:
-        return f"infobip.Settings({self.dsn.name})"
 
 
 class _Status(msgspec.Struct):
@@ -149,15 +141,13 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     dsn = parse_dsn(name, url, settings, extra=("token",))
     if not dsn.password:
         raise wrong(name, "url", "needs :API_KEY before the host")
-    token = text(name, dsn.extra, "token")
-    if dsn.callback_url and not token:
-        raise wrong(name, "token", "is needed to know who calls back")
+    token = callers_token(name, dsn)
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/sms/3/messages",
         authorization=f"App {dsn.password}",
         token=token,
-        report_url=f"{dsn.callback_url}?token={quote(token, safe='')}" if dsn.callback_url else "",
+        report_url=called_back_at(dsn, token),
     )
 
 
@@ -198,10 +188,10 @@ def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: b
     """200 with the message's status; all else goes by its HTTP status."""
     if status != 200:
         return by_status(status, headers)
-    try:
-        messages = msgspec.json.decode(body, type=_Answer).messages
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
+    messages = answer.messages
     return _message_outcome(messages[0]) if len(messages) == 1 else Unknown("bad_answer", "not one message")
 
 
@@ -220,13 +210,8 @@ def receive(
     settings: Settings, method: str, url: str, headers: Mapping[str, str], body: bytes
 ) -> list[Receipt | Inbound]:
     """Delivery reports or inbound texts, several in one call. Raises BadSignature, BadCallback."""
-    given = dict(form_fields(urlsplit(url).query)).get("token", "")
-    if not settings.token or not same(settings.token, given):
-        raise BadSignature
-    try:
-        results = msgspec.json.decode(body, type=_Events).results
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadCallback("not the JSON of a report or an inbound text") from None
+    check_token(settings.token, url)
+    results = called_with(body, _Events, "a report or an inbound text").results
     return [_read(event) for event in results]
 
 

@@ -33,10 +33,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
-
-import msgspec
 
 from gateways.base import (
     Accepted,
@@ -47,6 +44,7 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
@@ -55,9 +53,9 @@ from gateways.provider import (
     MAX_FIELDS,
     BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
     digits,
     form_encode,
@@ -85,10 +83,6 @@ REFUSALS: dict[str, Outcome] = {
     'Error "Cannot charge': Rejected("no_credit", "cannot charge"),
     'Error "User throughput exceeded': Retry("throttled", "throughput"),
 }
-
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
 
 # `%d` in Kannel's dlr-url.
 KANNEL_STATES: dict[str, State] = {
@@ -125,15 +119,11 @@ _ID = re.compile(r'Success "([^"]+)"')
 _ERROR = re.compile(r"\berr:([0-9A-Za-z]+)|^NACK/([^/]+)")  # in the SMSC's reply, `%A`
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     jasmin: bool
     smsc: str
     token: str
-
-    def __repr__(self) -> str:
-        return f"kannel.Settings({self.dsn.name})"
 
 
 def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:

@@ -47,12 +47,12 @@ from gateways.base import (
 )
 from gateways.http import HttpGateway
 from gateways.provider import (
-    BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    called_with,
     parse_dsn,
     same,
     text,
@@ -67,14 +67,10 @@ REJECTIONS: dict[int, str] = {
 }
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     authorization: str
     channel_secret: str
-
-    def __repr__(self) -> str:
-        return f"line.Settings({self.dsn.name})"
 
 
 class _Delivery(msgspec.Struct):
@@ -159,10 +155,7 @@ def receive(
     given = headers.get("x-line-signature", "")
     if not settings.channel_secret or not same(signature(settings.channel_secret, body), given):
         raise BadSignature
-    try:
-        events = msgspec.json.decode(body, type=_Events).events
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadCallback("not the JSON of events") from None
+    events = called_with(body, _Events, "events").events
     return [
         Receipt(
             gateway_message_id=event.delivery.data,

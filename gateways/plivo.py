@@ -30,7 +30,6 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -42,6 +41,7 @@ from gateways.base import (
     Outcome,
     Receipt,
     Sink,
+    State,
     Submission,
     Unknown,
 )
@@ -49,13 +49,16 @@ from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
+    basic,
     by_status,
+    decoded,
     digits,
     form_fields,
     international,
+    json_post,
     parse_dsn,
     same,
     text,
@@ -64,10 +67,6 @@ from gateways.provider import (
 
 # "message_expiry": 5 to 10,799 s; without it a text waits three hours in Plivo's queue, never longer.
 MIN_EXPIRY_S, DEFAULT_EXPIRY_S = 5, 10_800
-
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
 
 # `Status` of a callback; "failed" never left Plivo, "undelivered" came back from the carrier.
 STATES: dict[str, State] = {
@@ -85,14 +84,10 @@ V3 = "x-plivo-signature-v3"
 V2 = ("x-plivo-signature-v2", "x-plivo-signature-ma-v2")
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     authorization: str
     powerpack: str
-
-    def __repr__(self) -> str:
-        return f"plivo.Settings({self.dsn.name})"
 
 
 class _Answer(msgspec.Struct):
@@ -104,11 +99,10 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     dsn = parse_dsn(name, url, settings, extra=("powerpack",))
     if not dsn.username.isalnum() or not dsn.password:
         raise wrong(name, "url", "needs AUTH_ID:AUTH_TOKEN before the host")
-    credentials = base64.b64encode(f"{dsn.username}:{dsn.password}".encode()).decode()
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/v1/Account/{dsn.username}/Message/",
-        authorization=f"Basic {credentials}",
+        authorization=basic(dsn.username, dsn.password),
         powerpack=text(name, dsn.extra, "powerpack"),
     )
 
@@ -129,26 +123,17 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
         body["message_expiry"] = max(submission.validity_s, MIN_EXPIRY_S)
     if settings.dsn.callback_url:
         body |= {"url": settings.dsn.callback_url, "method": "POST"}
-    return HttpRequest(
-        "POST",
-        settings.url,
-        {
-            "Authorization": settings.authorization,
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-        },
-        msgspec.json.encode(body),
-    )
+    return json_post(settings.url, {"Authorization": settings.authorization}, body)
 
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """202 with one id is acceptance. Refusals come with a sentence, not a code: they go by HTTP status."""
     if status not in (200, 201, 202):
         return by_status(status, headers)
-    try:
-        ids = msgspec.json.decode(body, type=_Answer).ids
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
+    ids = answer.ids
     return Accepted(ids[0]) if len(ids) == 1 and ids[0] else Unknown("bad_answer", "not one message_uuid")
 
 

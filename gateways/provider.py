@@ -18,10 +18,12 @@ Guarantees: secrets, numbers and texts never reach a repr or an error of this mo
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import cast
+from typing import TypeVar, cast
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import msgspec
@@ -31,6 +33,8 @@ from gateways.base import Outcome, Rejected, Retry, Unknown
 MAX_DELAY_S = 3600.0  # a longer Retry-After is a provider's mistake: nothing waits for days
 MAX_FIELDS = 200  # of a form or query that calls back
 MAX_CONCURRENCY = 1000
+
+Content = TypeVar("Content")
 
 # Keys that belong to the caller; they may stand beside ours in the DSN's query or the gateway's table.
 CALLERS_KEYS = frozenset({"name", "url", "rate", "binds", "callback_url"})
@@ -90,6 +94,15 @@ class Dsn(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Dsn({self.name})"
+
+
+class ProviderSettings(msgspec.Struct, frozen=True):
+    """What every provider's parsed settings begin with. Their repr names the gateway, and no secret."""
+
+    dsn: Dsn
+
+    def __repr__(self) -> str:
+        return f"{type(self).__module__.rpartition('.')[2]}.Settings({self.dsn.name})"
 
 
 def wrong(name: str, key: str, problem: str) -> ValueError:
@@ -188,6 +201,70 @@ def _callback_url(name: str, public_url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise wrong(name, "callback_url", "must be an http(s) URL without query")
     return f"{public_url.rstrip('/')}/v1/callbacks/{quote(name, safe='')}"
+
+
+def callers_token(name: str, dsn: Dsn) -> str:
+    """The option `token`, which providers that sign nothing need for callbacks. Raises ValueError."""
+    token = text(name, dsn.extra, "token")
+    if dsn.callback_url and not token:
+        raise wrong(name, "token", "is needed to know who calls back")
+    return token
+
+
+def called_back_at(dsn: Dsn, token: str) -> str:
+    """Where the provider is asked to call back, with the token in the query; empty where it isn't called."""
+    query = f"?token={quote(token, safe='')}" if token else ""
+    return dsn.callback_url + query if dsn.callback_url else ""
+
+
+def has_token(token: str, url: str) -> bool:
+    """Does the query of the called URL have this token? An empty one is none. Raises BadCallback."""
+    given = dict(form_fields(urlsplit(url).query)).get("token", "")
+    return bool(token) and same(token, given)
+
+
+def check_token(token: str, url: str) -> None:
+    """Raises BadSignature, or BadCallback, where `has_token` is not true."""
+    if not has_token(token, url):
+        raise BadSignature
+
+
+def basic(username: str, password: str) -> str:
+    """`Authorization` by RFC 7617."""
+    return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
+
+
+def json_post(url: str, headers: Mapping[str, str], content: object) -> HttpRequest:
+    """A POST of JSON that wants JSON back."""
+    kind = "application/json"
+    return HttpRequest(
+        "POST", url, {"Content-Type": kind, "Accept": kind, **headers}, msgspec.json.encode(content)
+    )
+
+
+def decoded(body: bytes | str, kind: type[Content]) -> Content | None:
+    """A JSON document as that kind; None when it is another, or none."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, UnicodeEncodeError, RecursionError):
+        return None
+
+
+def called_with(body: bytes | str, kind: type[Content], what: str) -> Content:
+    """What a callback says, in JSON. Raises BadCallback with `what` it should have been."""
+    content = decoded(body, kind)
+    if content is None:
+        raise BadCallback(f"not the JSON of {what}")
+    return content
+
+
+def iso_unix_s(value: str | None) -> float | None:
+    """`2019-01-23T18:10:02.574Z` in Unix seconds; one without zone is not a time."""
+    try:
+        at = datetime.fromisoformat(value or "")
+        return at.timestamp() if at.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def by_status(status: int, headers: Mapping[str, str], code: str = "") -> Outcome:

@@ -32,8 +32,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -46,6 +45,7 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
@@ -53,13 +53,18 @@ from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    called_back_at,
+    called_with,
+    decoded,
     digits,
-    form_fields,
+    has_token,
     international,
+    iso_unix_s,
+    json_post,
     parse_dsn,
     same,
     text,
@@ -81,10 +86,6 @@ RETRIES: dict[str, str] = {
     "unauthorized": "gateway_error",
 }
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 # `status` of a delivery report, in capitals; the documentation writes them in both ways.
 STATES: dict[str, State] = {
     "QUEUED": "accepted",
@@ -100,16 +101,12 @@ STATES: dict[str, State] = {
 }
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     authorization: str
     webhook_secret: str
     token: str
     report_url: str
-
-    def __repr__(self) -> str:
-        return f"sinch.Settings({self.dsn.name})"
 
 
 class _Answer(msgspec.Struct):
@@ -150,14 +147,13 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     secret, token = text(name, dsn.extra, "webhook_secret"), text(name, dsn.extra, "token")
     if dsn.callback_url and not secret and not token:
         raise wrong(name, "webhook_secret", "or token is needed to know who calls back")
-    query = f"?token={quote(token, safe='')}" if token else ""
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/xms/v1/{quote(dsn.username, safe='')}/batches",
         authorization=f"Bearer {dsn.password}",
         webhook_secret=secret,
         token=token,
-        report_url=dsn.callback_url + query if dsn.callback_url else "",
+        report_url=called_back_at(dsn, token),
     )
 
 
@@ -183,23 +179,13 @@ def request(
         body["expire_at"] = at.replace("+00:00", "Z")
     if settings.report_url:
         body |= {"delivery_report": "per_recipient_final", "callback_url": settings.report_url}
-    return HttpRequest(
-        "POST",
-        settings.url,
-        {
-            "Authorization": settings.authorization,
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-        },
-        msgspec.json.encode(body),
-    )
+    return json_post(settings.url, {"Authorization": settings.authorization}, body)
 
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """201 with an id is acceptance; 4xx with a code is looked up; all else goes by its status."""
-    try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
     if status in (200, 201):
         return Accepted(answer.id) if answer.id else Unknown("bad_answer", "no id")
@@ -217,16 +203,13 @@ def receive(
     """One report or one inbound text. Raises BadSignature, BadCallback."""
     if not _is_authentic(settings, url, headers, body):
         raise BadSignature
-    try:
-        event = msgspec.json.decode(body, type=_Event)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadCallback("not the JSON of a report or an inbound text") from None
+    event = called_with(body, _Event, "a report or an inbound text")
     if event.type == "mo_text" and event.id and event.body is not None:
         return [Inbound(international(digits(event.sender)), digits(event.to), event.body, event.id)]
     if not event.batch_id:
         raise BadCallback("neither batch_id nor an inbound text")
     if event.status:
-        done = _unix_s(event.operator_status_at or event.at)
+        done = iso_unix_s(event.operator_status_at or event.at)
         return [_receipt(event.batch_id, event.status, event.code, event.recipient, done)]
     return [
         _receipt(event.batch_id, one.status, one.code, one.recipients[0] if one.recipients else "", None)
@@ -255,8 +238,7 @@ def _is_authentic(settings: Settings, url: str, headers: Mapping[str, str], body
             headers.get(f"{header}-timestamp", ""),
         )
         return same(expected, headers.get(header, ""))
-    given = dict(form_fields(urlsplit(url).query)).get("token", "")
-    return bool(settings.token) and same(settings.token, given)
+    return has_token(settings.token, url)
 
 
 def _receipt(batch_id: str, status: str, code: int, recipient: str, done_at: float | None) -> Receipt:
@@ -268,12 +250,3 @@ def _receipt(batch_id: str, status: str, code: int, recipient: str, done_at: flo
         to=digits(recipient),
         done_at=done_at,
     )
-
-
-def _unix_s(value: str) -> float | None:
-    """`2022-08-30T08:16:08.930Z`; one without zone is not a time."""
-    try:
-        at = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return at.timestamp() if at.tzinfo is not None else None

@@ -19,11 +19,9 @@ Sources: https://speedsms.vn/sms-api/, https://en.speedsms.vn/sms-api-service-2 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from functools import partial
 from typing import Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -42,16 +40,19 @@ from gateways.base import (
 from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
-    BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
+    basic,
     by_status,
+    called_with,
+    callers_token,
+    check_token,
+    decoded,
     digits,
-    form_fields,
     international,
+    json_post,
     parse_dsn,
-    same,
     text,
     wrong,
 )
@@ -78,15 +79,11 @@ INTERNAL_ERROR = "500"
 PERMANENT = 64  # `status` of a report: 0 delivered, below this a failure that may pass, from it on final
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     authorization: str
     sms_type: str
     token: str
-
-    def __repr__(self) -> str:
-        return f"speedsms.Settings({self.dsn.name})"
 
 
 class _Data(msgspec.Struct):
@@ -114,14 +111,11 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     sms_type = text(name, dsn.extra, "sms_type", "3")
     if sms_type not in SMS_TYPES:
         raise wrong(name, "sms_type", f"must be one of {', '.join(SMS_TYPES)}")
-    token = text(name, dsn.extra, "token")
-    if dsn.callback_url and not token:
-        raise wrong(name, "token", "is needed to know who calls back")
-    credentials = base64.b64encode(f"{dsn.username}:{dsn.password or 'x'}".encode()).decode()
+    token = callers_token(name, dsn)
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/index.php/sms/send",
-        authorization=f"Basic {credentials}",
+        authorization=basic(dsn.username, dsn.password or "x"),
         sms_type=sms_type,
         token=token,
     )
@@ -140,25 +134,15 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
         "sms_type": int(settings.sms_type),
         "sender": submission.sender if settings.sms_type in WITH_SENDER else "",
     }
-    return HttpRequest(
-        "POST",
-        settings.url,
-        {
-            "Authorization": settings.authorization,
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-        },
-        msgspec.json.encode(body),
-    )
+    return json_post(settings.url, {"Authorization": settings.authorization}, body)
 
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """200 with a code; all else goes by its HTTP status."""
     if status != 200:
         return by_status(status, headers)
-    try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
     code = str(answer.code)
     if code == ACCEPTED:
@@ -175,13 +159,8 @@ def receive(
     settings: Settings, method: str, url: str, headers: Mapping[str, str], body: bytes
 ) -> list[Receipt | Inbound]:
     """One report or one inbound text. Raises BadSignature, BadCallback."""
-    given = dict(form_fields(urlsplit(url).query)).get("token", "")
-    if not settings.token or not same(settings.token, given):
-        raise BadSignature
-    try:
-        event = msgspec.json.decode(body, type=_Event)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadCallback("not the JSON of a report or an inbound text") from None
+    check_token(settings.token, url)
+    event = called_with(body, _Event, "a report or an inbound text")
     number = digits(event.phone)
     number = f"84{number[1:]}" if number.startswith("0") else number
     if event.type == "sms" and event.content is not None:

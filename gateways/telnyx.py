@@ -31,9 +31,7 @@ import base64
 import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from functools import partial
-from typing import Literal
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -48,6 +46,7 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
@@ -55,12 +54,16 @@ from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    called_with,
+    decoded,
     digits,
     international,
+    iso_unix_s,
+    json_post,
     parse_dsn,
     retry_after_s,
     text,
@@ -128,10 +131,6 @@ RETRIES: dict[str, str] = {
     "40333": "gateway_error",  # the profile's spend limit is reached
 }
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 # `to[0].status` of message.sent and message.finalized.
 STATES: dict[str, State] = {
     "queued": "accepted",
@@ -145,15 +144,11 @@ STATES: dict[str, State] = {
 }
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     authorization: str
     public_key: Ed25519PublicKey | None
     messaging_profile: str
-
-    def __repr__(self) -> str:
-        return f"telnyx.Settings({self.dsn.name})"
 
 
 class _Error(msgspec.Struct):
@@ -231,24 +226,17 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
         body["messaging_profile_id"] = settings.messaging_profile
     if settings.dsn.callback_url:
         body["webhook_url"] = settings.dsn.callback_url
-    return HttpRequest(
-        "POST",
+    return json_post(
         settings.url,
-        {
-            "Authorization": settings.authorization,
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-            "Idempotency-Key": submission.message_id,
-        },
-        msgspec.json.encode(body),
+        {"Authorization": settings.authorization, "Idempotency-Key": submission.message_id},
+        body,
     )
 
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """200 with an id is acceptance; 4xx with a code is looked up; all else goes by its status."""
-    try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
     if status in (200, 201, 202):
         return Accepted(answer.data.id) if answer.data.id else Unknown("bad_answer", "no id")
@@ -274,10 +262,7 @@ def receive(
     """One event: a message's status or an inbound text. Raises BadSignature, BadCallback."""
     if not _is_signed(settings.public_key, headers, body, clock()):
         raise BadSignature
-    try:
-        data = msgspec.json.decode(body, type=_Event).data
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadCallback("not the JSON of an event") from None
+    data = called_with(body, _Event, "an event").data
     message = data.payload
     if data.event_type not in ("message.received", "message.sent", "message.finalized"):
         return []  # the profile's other events are none of ours, and to be had no more
@@ -294,8 +279,8 @@ def receive(
             error=str(message.errors[0].code) if message.errors else "",
             to=digits(to.phone_number),
             sender=digits(message.sender.phone_number),
-            submitted_at=_unix_s(message.sent_at),
-            done_at=_unix_s(message.completed_at),
+            submitted_at=iso_unix_s(message.sent_at),
+            done_at=iso_unix_s(message.completed_at),
         )
     ]
 
@@ -318,12 +303,3 @@ def _is_signed(key: Ed25519PublicKey | None, headers: Mapping[str, str], body: b
     except InvalidSignature:
         return False
     return True
-
-
-def _unix_s(value: str | None) -> float | None:
-    """`2019-01-23T18:10:02.574Z`; one without zone is not a time."""
-    try:
-        at = datetime.fromisoformat(value or "")
-    except ValueError:
-        return None
-    return at.timestamp() if at.tzinfo is not None else None

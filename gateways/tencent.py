@@ -35,7 +35,6 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -50,21 +49,22 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
 from gateways.http import HttpGateway
 from gateways.provider import (
-    BadCallback,
-    BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    called_with,
+    callers_token,
+    check_token,
+    decoded,
     digits,
-    form_fields,
     parse_dsn,
-    same,
     text,
     wrong,
 )
@@ -113,17 +113,12 @@ FAMILIES: dict[str, str] = {
 }
 DOUBTFUL = "InternalError"  # a family, too: time-outs behind the API, and all that it can't explain
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 STATES: dict[str, State] = {"SUCCESS": "delivered", "FAIL": "undelivered"}  # `report_status`
 # `errmsg` of a failure, where it is one of SMPP's words (section 5.2.28).
 FAILURES: dict[str, State] = {"EXPIRED": "expired", "REJECTD": "rejected", "DELETED": "deleted"}
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     host: str
     templates: templates.Templates
@@ -131,9 +126,6 @@ class Settings(msgspec.Struct, frozen=True):
     sign_name: str
     region: str
     token: str
-
-    def __repr__(self) -> str:
-        return f"tencent.Settings({self.dsn.name})"
 
 
 class _Status(msgspec.Struct):
@@ -175,9 +167,7 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     app = text(name, dsn.extra, "sdk_app_id")
     if not app:
         raise wrong(name, "sdk_app_id", "is needed")
-    token = text(name, dsn.extra, "token")
-    if dsn.callback_url and not token:
-        raise wrong(name, "token", "is needed to know who calls back")
+    token = callers_token(name, dsn)
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/",
@@ -235,10 +225,10 @@ def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: b
     """200 with a code for the recipient, or one for all; all else goes by its HTTP status."""
     if status != 200:
         return by_status(status, headers)
-    try:
-        response = msgspec.json.decode(body, type=_Answer).response
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
+    response = answer.response
     if response.error is not None:
         return _refusal(response.error.code)
     if len(response.statuses) != 1:
@@ -266,14 +256,9 @@ def receive(
     settings: Settings, method: str, url: str, headers: Mapping[str, str], body: bytes
 ) -> list[Receipt | Inbound]:
     """Reports, several in one call, or one reply. Raises BadSignature, BadCallback."""
-    given = dict(form_fields(urlsplit(url).query)).get("token", "")
-    if not settings.token or not same(settings.token, given):
-        raise BadSignature
-    try:
-        event = msgspec.json.decode(body, type=list[_Report] | _Reply)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadCallback("not the JSON of reports or of a reply") from None
-    if isinstance(event, _Reply):
+    check_token(settings.token, url)
+    if body.lstrip().startswith(b"{"):
+        event = called_with(body, _Reply, "a reply")
         return [Inbound(f"+{_number(event.country, event.mobile)}", event.extend, event.content)]
     return [
         Receipt(
@@ -284,7 +269,7 @@ def receive(
             to=_number(report.country, report.mobile),
             done_at=_unix_s(report.received),
         )
-        for report in event
+        for report in called_with(body, list[_Report], "reports")
     ]
 
 

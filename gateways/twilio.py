@@ -28,7 +28,6 @@ import base64
 import hmac
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -42,6 +41,7 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
@@ -49,10 +49,12 @@ from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
+    basic,
     by_status,
+    decoded,
     digits,
     form_encode,
     form_fields,
@@ -130,10 +132,6 @@ RETRIES: dict[int, str] = {
     63038: "throttled",  # the account's daily limit
 }
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 # Values of `Status`; "failed" never left Twilio, "undelivered" came back from the carrier.
 STATES: dict[str, State] = {
     "accepted": "accepted",
@@ -152,16 +150,12 @@ VALIDITY_EXPIRED = "30036"  # a `failed` whose validity ran out in Twilio's queu
 EMPTY_TWIML = b'<?xml version="1.0" encoding="UTF-8"?><Response/>'  # "do nothing", also for an inbound text
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     messages_url: str
     authorization: str
     auth_token: str
     messaging_service: str
     webhook_key: str
-
-    def __repr__(self) -> str:
-        return f"twilio.Settings({self.dsn.name})"
 
 
 class _Answer(msgspec.Struct):
@@ -186,11 +180,10 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     service = text(name, dsn.extra, "messaging_service")
     if service and not _is_service(service):
         raise wrong(name, "messaging_service", "must be a messaging service SID (MG…)")
-    credentials = base64.b64encode(f"{dsn.username}:{dsn.password}".encode()).decode()
     return Settings(
         dsn=dsn,
         messages_url=f"{dsn.base_url.rstrip('/')}/2010-04-01/Accounts/{account}/Messages.json",
-        authorization=f"Basic {credentials}",
+        authorization=basic(dsn.username, dsn.password),
         auth_token=token,
         messaging_service=service,
         webhook_key=webhook_key,
@@ -232,9 +225,8 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """201 with a SID is acceptance; 4xx with a code is looked up; all else goes by its status."""
-    try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
     if status in (200, 201):
         return Accepted(answer.sid) if answer.sid else Unknown("bad_answer", "no sid")

@@ -29,7 +29,6 @@ import hmac
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -43,6 +42,7 @@ from gateways.base import (
     Rejected,
     Retry,
     Sink,
+    State,
     Submission,
     Unknown,
 )
@@ -50,10 +50,11 @@ from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    decoded,
     digits,
     form_encode,
     form_fields,
@@ -93,10 +94,6 @@ RETRIES: dict[str, str] = {
     "32": "gateway_error",  # signature and secret don't go together
 }
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
-
 # `status` of a delivery receipt.
 STATES: dict[str, State] = {
     "accepted": "accepted",
@@ -111,14 +108,10 @@ STATES: dict[str, State] = {
 DIGESTS = ("md5hash", "md5", "sha1", "sha256", "sha512")
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     signature_secret: str
     signature: str
-
-    def __repr__(self) -> str:
-        return f"vonage.Settings({self.dsn.name})"
 
 
 class _Part(msgspec.Struct):
@@ -181,10 +174,10 @@ def outcome(
     """200 with a status for each part; all else goes by its HTTP status."""
     if status != 200:
         return by_status(status, headers)
-    try:
-        parts = msgspec.json.decode(body, type=_Answer).messages
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
+    parts = answer.messages
     return [_part_outcome(part) for part in parts] or Unknown("bad_answer", "no parts")
 
 

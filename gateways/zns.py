@@ -47,11 +47,13 @@ from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
     BadSignature,
-    Dsn,
     HttpReply,
     HttpRequest,
+    ProviderSettings,
     by_status,
+    decoded,
     digits,
+    json_post,
     parse_dsn,
     same,
     text,
@@ -110,15 +112,11 @@ RETRIES: dict[int, str] = {
 }
 
 
-class Settings(msgspec.Struct, frozen=True):
-    dsn: Dsn
+class Settings(ProviderSettings, frozen=True):
     url: str
     templates: templates.Templates
     app_id: str
     oa_secret: str
-
-    def __repr__(self) -> str:
-        return f"zns.Settings({self.dsn.name})"
 
 
 class _Data(msgspec.Struct):
@@ -172,25 +170,15 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
         "template_data": dict(values),
         "tracking_id": submission.message_id[:MAX_TRACKING_ID],
     }
-    return HttpRequest(
-        "POST",
-        settings.url,
-        {
-            "access_token": settings.dsn.password,
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-        },
-        msgspec.json.encode(body),
-    )
+    return json_post(settings.url, {"access_token": settings.dsn.password}, body)
 
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
     """200 with an error number, 0 for none; all else goes by its HTTP status."""
     if status != 200:
         return by_status(status, headers)
-    try:
-        answer = msgspec.json.decode(body, type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    answer = decoded(body, _Answer)
+    if answer is None:
         return by_status(status, headers)
     raw = str(answer.error)
     if answer.error == 0:

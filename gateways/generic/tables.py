@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from gateways.base import Submission
+from gateways.base import State, Submission
 from gateways.provider import Dsn, digits, parse_dsn, wrong
 
 JSON = "application/json"
@@ -22,9 +22,6 @@ QUERY = "query"
 
 MAX_TEMPLATE_DEPTH = 16
 
-State = Literal[
-    "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
-]
 Format = Literal["json", "form", "query"]
 
 # -- the tables, as they stand in the file

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateways import alibaba, http
+from gateways import alibaba, http, provider
 from gateways.base import Accepted, Inbound, Receipt, Rejected, Retry, Unknown
 
 URL = "alibaba://AKID:s3cret@dysmsapi.aliyuncs.com"
@@ -37,7 +37,7 @@ def test_request(text, template, param, submission):
         parsed(), submission("m-1", to="+8613800138000", text=text), lambda: 1_700_000_000, lambda: "n-1"
     )
     assert (asked.method, asked.url) == ("POST", "https://dysmsapi.aliyuncs.com/")
-    got = dict(alibaba.form_fields(asked.body))
+    got = dict(provider.form_fields(asked.body))
     given = got.pop("Signature")
     assert json.loads(got.pop("TemplateParam")) == param
     assert got == {
@@ -54,14 +54,14 @@ def test_request(text, template, param, submission):
         "Timestamp": "2023-11-14T22:13:20Z",
         "Version": "2017-05-25",
     }
-    signed = dict(alibaba.form_fields(asked.body))
+    signed = dict(provider.form_fields(asked.body))
     del signed["Signature"]
     assert given == alibaba.signature("s3cret", "POST", signed)
 
 
 def test_each_request_has_its_own_nonce_and_the_sender_may_be_the_signature(submission):
     asked = [alibaba.request(parsed(sign_name=""), submission(sender="ACME")) for _ in range(2)]
-    first, second = (dict(alibaba.form_fields(one.body)) for one in asked)
+    first, second = (dict(provider.form_fields(one.body)) for one in asked)
     assert first["SignName"] == "ACME"
     assert first["SignatureNonce"] != second["SignatureNonce"]
 
