@@ -51,7 +51,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that may stand behind the `?` of the URL, or in the gateway's settings, which win."""
 
     # Sessions. `binds` counts transceivers, or pairs of a transmitter and a receiver.
-    bind: Literal["transceiver", "transmitter", "receiver", "transmitter+receiver"] = "transceiver"
+    # outbind: the SMSC connects to `outbind_listen`, and is answered with a bind_receiver; else outbinds are refused.
+    bind: Literal[
+        "transceiver", "transmitter", "receiver", "transmitter+receiver", "outbind", "transmitter+outbind"
+    ] = "transceiver"
     binds: Annotated[int, Meta(ge=1, le=64)] = 1
     window: Annotated[int, Meta(ge=1, le=10_000)] = 100  # PDUs a bind
     rate: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0  # segments a second and bind; 0: no limit
@@ -59,6 +62,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interface_version: Literal["3.3", "3.4", "5.0"] = "3.4"
     system_type: str = ""
     address_range: str = ""
+    outbind_listen: str = ""  # address:port; only from the addresses of the URL's host
+    outbind_password: str = ""  # that the SMSC says in its outbind; required
     address_ton: _Octet = 0  # of address_range
     address_npi: _Octet = 0
 
@@ -160,6 +165,27 @@ class Config(msgspec.Struct, frozen=True):
         return tuple(self.options.bind.split("+"))
 
     @property
+    def outbind_address(self) -> tuple[str, int]:
+        """Where the SMSC's outbind is awaited."""
+        host, _, port = self.options.outbind_listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def check_outbind(self) -> None:
+        """Raises ValueError for outbind options that make no sense together."""
+        if "outbind" not in self.kinds:
+            return
+        if not self.options.outbind_password:
+            raise ValueError("bind=outbind needs outbind_password: whoever connects is told our own")
+        if self.tls is not None:
+            raise ValueError("bind=outbind goes with smpp:// only")
+        try:
+            host, port = self.outbind_address
+        except ValueError:
+            host, port = "", 0
+        if not host or not 0 <= port <= 65_535:
+            raise ValueError("outbind_listen: write address:port")
+
+    @property
     def bind_fields(self) -> dict[str, Any]:
         """What `pdu.bind` is told beside who we are."""
         options = self.options
@@ -186,7 +212,8 @@ def parse(name: str, url: str, settings: Mapping[str, Any]) -> Config:
     """The settings of gateway `name`. Raises ValueError with one line."""
     try:
         config = _parse(url, settings)
-        pdu.bind(config.kinds[0], 1, config.system_id, config.password, **config.bind_fields)
+        config.check_outbind()
+        pdu.bind("receiver", 1, config.system_id, config.password, **config.bind_fields)
         refusals(config.options.status)
         vendor_tlvs(config.options.tlvs)
         _check_version(config.options)
@@ -203,9 +230,8 @@ def parse(name: str, url: str, settings: Mapping[str, Any]) -> Config:
 
 
 def binds_wanted(url: str, settings: Mapping[str, Any] | None = None) -> int:
-    """How many sessions the gateway would like to hold open."""
-    config = parse("smpp", url, settings or {})
-    return config.options.binds * len(config.kinds)
+    """How many binds the gateway would like to hold open; a transmitter and its receiver are one."""
+    return parse("smpp", url, settings or {}).options.binds
 
 
 def vendor_tlvs(values: Mapping[str, str]) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import logging
 import random
 import socket
@@ -34,6 +35,7 @@ from gateways.smpp.session import (
     Delivered,
     Event,
     Lost,
+    Outbound,
     Replied,
     Session,
     State,
@@ -83,9 +85,19 @@ class Connection(asyncio.Protocol):
     """From connecting to closed, once. `closed` is set when nothing more will come of it."""
 
     def __init__(
-        self, kind: str, config: Config, owner: Owner, pacer: Pacer, clock: Callable[[], float]
+        self,
+        kind: str,
+        config: Config,
+        owner: Owner,
+        pacer: Pacer,
+        clock: Callable[[], float],
+        *,
+        allowed: frozenset[str] | None = None,
     ) -> None:
-        self.session = Session(kind, config.timers, clock(), owner.counters)
+        """`allowed` are the addresses of an SMSC that connects to us (kind "outbind"); else we connect."""
+        receives = "receiver" if kind == "outbind" else kind
+        self.session = Session(receives, config.timers, clock(), owner.counters, outbound=allowed is not None)
+        self._allowed = allowed
         self.settled = asyncio.Event()  # bound or closed
         self.closed = asyncio.Event()
         self.error = ""
@@ -187,8 +199,11 @@ class Connection(asyncio.Protocol):
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 timeout_ms = int(self._config.options.tcp_timeout_s * 1000)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
-        self.session.bind(self._config.system_id, self._config.password, **self._config.bind_fields)
-        self._flush()
+        if self._allowed is None:
+            self._bind()
+        elif transport.get_extra_info("peername")[0] not in self._allowed:
+            self._owner.counters.outbinds_refused += 1
+            self.abort("an outbind from elsewhere")
 
     def data_received(self, data: bytes) -> None:
         """Bytes: everything that one read gave is handled in one go."""
@@ -227,6 +242,18 @@ class Connection(asyncio.Protocol):
             submission.written += len(submission.parts) if index == ALL else 1
             submission.written_at = written_at
 
+    def _bind(self) -> None:
+        self.session.bind(self._config.system_id, self._config.password, **self._config.bind_fields)
+        self._flush()
+
+    def _on_outbind(self, password: bytes) -> None:
+        """Our own password goes only to whom has the one that was agreed on."""
+        if hmac.compare_digest(password, self._config.options.outbind_password.encode()):
+            self._bind()
+        else:
+            self._owner.counters.outbinds_refused += 1
+            self.abort("an outbind with a wrong password")
+
     def _flush(self) -> None:
         data = self.session.data_to_send()
         if data and self._transport is not None and not self._transport.is_closing():
@@ -258,6 +285,8 @@ class Connection(asyncio.Protocol):
                 case Bound():
                     self._bound_at = self.session.busy_at = self._clock()
                     self.settled.set()
+                case Outbound(_, password):
+                    self._on_outbind(password)
                 case Closed():
                     self._on_closed(event)
 

@@ -92,18 +92,10 @@ class Link:
 
     async def _live(self) -> bool:
         """One connection from start to end; whether it was a good one."""
-        gateway, config = self._gateway, self._config
+        gateway = self._gateway
         self.set_state("connecting")
-        connection = Connection(self.kind, config, gateway, self.pacer, gateway.clock)
         try:
-            async with asyncio.timeout(config.options.connect_timeout_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection,
-                    config.host,
-                    config.port,
-                    ssl=config.tls,
-                    server_hostname=(config.options.tls_name or config.host) if config.tls else None,
-                )
+            connection = await (self._listen() if self.kind == "outbind" else self._connect())
         except (OSError, TimeoutError, UnicodeError) as error:  # UnicodeError: no host name
             self.error = f"can't connect: {type(error).__name__}"
             return False
@@ -119,6 +111,49 @@ class Link:
             self.connection = None
         self.error = connection.error
         return connection.useful or (was_bound and gateway.clock() - bound_at > _STEADY_S)
+
+    async def _connect(self) -> Connection:
+        config = self._config
+        connection = Connection(self.kind, config, self._gateway, self.pacer, self._gateway.clock)
+        async with asyncio.timeout(config.options.connect_timeout_s):
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection,
+                config.host,
+                config.port,
+                ssl=config.tls,
+                server_hostname=(config.options.tls_name or config.host) if config.tls else None,
+            )
+        return connection
+
+    async def _listen(self) -> Connection:
+        """Await the SMSC: the first connection from one of its addresses that gets as far as our bind. Meanwhile
+        others may come and be refused; afterwards nobody listens until that session is over."""
+        config, loop = self._config, asyncio.get_running_loop()
+        found = await loop.getaddrinfo(config.host, None)
+        allowed = frozenset(str(address[0]) for *_, address in found)
+        came: asyncio.Queue[Connection] = asyncio.Queue()
+
+        def accept() -> Connection:
+            connection = Connection(
+                self.kind, config, self._gateway, self.pacer, self._gateway.clock, allowed=allowed
+            )
+            came.put_nowait(connection)
+            return connection
+
+        server = await loop.create_server(accept, *config.outbind_address)
+        connection = None
+        try:
+            while True:
+                connection = self.connection = await came.get()
+                await connection.settled.wait()
+                if not connection.closed.is_set():
+                    return connection
+                self.error = connection.error
+        finally:
+            self.connection = None
+            server.close()
+            while not came.empty():
+                came.get_nowait().abort("another one came first")
 
     def _on_bound(self) -> None:
         self.set_state("bound")
@@ -164,11 +199,12 @@ class SMPPGateway:
     # --- gateways.base.Gateway ---------------------------------------------------------------------
 
     async def open(self, binds: int) -> None:
-        """Start connecting. With `bind=transmitter+receiver` the kinds take turns."""
+        """Start connecting. With `bind=transmitter+receiver` each bind is one of either: a process that holds one
+        bind of the gateway's must be able to send and to hear."""
         if self._links or self.closing:
             raise RuntimeError(f"gateway {self.name} was opened before")
         kinds = self.config.kinds
-        self._links = [Link(i, kinds[i % len(kinds)], self) for i in range(binds)]
+        self._links = [Link(i, kind, self) for i, kind in enumerate(kinds * binds)]
         for link in self._links:
             link.task = asyncio.create_task(link.run(), name=f"smpp {link.name}")
         self._tick()

@@ -18,8 +18,10 @@ import sys
 from collections import deque
 from math import inf
 
-_GRAIN_S = 0.01  # what went out is counted by so much: a sliding second is up to so much longer here
-_BURST = 0.1  # of the rate, but at least one segment
+_GRAIN_S = 0.01  # what went out is counted by so much
+_SECOND_S = 1.03  # counted for: what left late and what left early may come to the SMSC closer together
+_BURST = 0.03  # of the rate, but at least one segment
+_BURST_LEARNED = 0.1  # of what throttling has shown: the caller may come late without losing of it
 _MIN_RATE = 1.0  # segments a second, however hard the SMSC throttles
 _EPISODE_S = 1.0  # throttled answers within so long are one event: they answer what left before the brake
 _EASE_S = 0.15  # how long the halved rate holds where it is known what the SMSC takes
@@ -35,7 +37,7 @@ _PROBE_STEPS = 40  # 2^40 is more than any rate
 
 
 class _LastSecond:
-    """How many in the last second, or up to `_GRAIN_S` more."""
+    """How many in the last second, a little more than one."""
 
     __slots__ = ("_grains", "total")
 
@@ -53,7 +55,7 @@ class _LastSecond:
 
     def at(self, now: float) -> int:
         """The count at that time."""
-        horizon = now - 1.0 - _GRAIN_S
+        horizon = now - _SECOND_S
         while self._grains and self._grains[0][0] <= horizon:
             self.total -= int(self._grains.popleft()[1])
         return self.total
@@ -71,7 +73,7 @@ class _LastSecond:
                 return 0.0
             left -= int(count)
             if left < limit:
-                return start + 1.0 + _GRAIN_S
+                return start + _SECOND_S
         return 0.0
 
 
@@ -84,9 +86,9 @@ class Pacer:
         self._whole = max(int(rate), 1) if rate > 0 else sys.maxsize  # segments in a sliding second
         self._sent, self._taken = _LastSecond(), _LastSecond()
         self._busy_since = now
+        self._limit: float | None = None  # what the SMSC lets through, as far as throttling has shown
         self._tokens = self._burst()
         self._refilled = now
-        self._limit: float | None = None  # what the SMSC lets through, as far as throttling has shown
         self._lift_at = inf
         self._throttled_at = -inf
         self._eased_at = -inf  # until then at half the rate
@@ -152,7 +154,8 @@ class Pacer:
         self._rate, self._tokens = half, min(self._tokens, 0.0)
 
     def _burst(self) -> float:
-        return inf if self._rate == inf else max(1.0, self._rate * _BURST)
+        share = _BURST if self._limit is None else _BURST_LEARNED
+        return inf if self._rate == inf else max(1.0, self._rate * share)
 
     def _advance(self, now: float) -> None:
         if self._rate == inf:

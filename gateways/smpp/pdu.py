@@ -174,6 +174,20 @@ def tlv(tag: int, value: bytes) -> bytes:
     return _TLV.pack(tag, len(value)) + value
 
 
+def read_outbind(unit: bytes) -> tuple[bytes, bytes]:
+    """system_id and password of an outbind (4.1.7). Raises `Malformed`."""
+    first = unit.find(0, HEADER_OCTETS)
+    second = unit.find(0, first + 1) if first >= 0 else -1
+    if second < 0:
+        raise Malformed(ESME_RINVCMDLEN, "outbind cut short")
+    return unit[HEADER_OCTETS:first], unit[first + 1 : second]
+
+
+def outbind(sequence: int, system_id: bytes, password: bytes) -> bytes:
+    """4.1.7, as the SMSC writes it."""
+    return frame(OUTBIND, sequence, b"%b\x00%b\x00" % (system_id, password))
+
+
 # --- questions about a message that was submitted ----------------------------------------------------
 
 

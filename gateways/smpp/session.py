@@ -59,6 +59,16 @@ class Bound(msgspec.Struct, frozen=True):
     """The SMSC accepted our bind."""
 
 
+class Outbound(msgspec.Struct, frozen=True):
+    """The SMSC came to us and asks us to bind (2.7.3): `bind`, or `disconnected`."""
+
+    system_id: bytes
+    password: bytes
+
+    def __repr__(self) -> str:
+        return "Outbound()"
+
+
 class Closed(msgspec.Struct, frozen=True):
     """The session is over; the connection is to be closed. `reason` holds no secrets.
 
@@ -99,7 +109,7 @@ class Replied(msgspec.Struct, frozen=True, gc=False):
     unit: bytes | None
 
 
-Event = Bound | Closed | Answered | Delivered | Lost | Replied
+Event = Bound | Closed | Answered | Delivered | Lost | Replied | Outbound
 
 
 class _Reading(msgspec.Struct, gc=False):
@@ -129,6 +139,7 @@ class Counters(msgspec.Struct):
     unknown_commands: int = 0
     nacks: int = 0
     enquire_links: int = 0
+    outbinds_refused: int = 0
 
 
 class Timers(msgspec.Struct, frozen=True):
@@ -144,8 +155,18 @@ class Timers(msgspec.Struct, frozen=True):
 class Session:
     """See the head of this file. `kind` is transceiver, transmitter or receiver."""
 
-    def __init__(self, kind: str, timers: Timers, now: float, counters: Counters | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        timers: Timers,
+        now: float,
+        counters: Counters | None = None,
+        *,
+        outbound: bool = False,
+    ) -> None:
+        """`outbound`: the SMSC connected, and its outbind comes before our bind."""
         self.kind = kind
+        self._awaits_outbind = outbound
         self.state = State.OPEN
         self.counters = counters or Counters()
         # Answers come back in about the order of their submits, and all have the same time-out:
@@ -356,6 +377,19 @@ class Session:
         self._change(Signal.BIND_REFUSED)
         reading.events += self._give_up(Closed("bind refused", status), "connection_lost")
 
+    def _on_outbind(self, _status: int, sequence: int, unit: bytes, reading: _Reading) -> None:
+        """4.1.7. It has no answer but our bind; where we await none, it is nacked."""
+        if self._awaits_outbind:
+            try:
+                reading.events.append(Outbound(*pdu.read_outbind(unit)))
+            except pdu.Malformed as error:
+                self.counters.malformed += 1
+                self._out.append(pdu.generic_nack(sequence, error.status))
+            self._awaits_outbind = False
+        else:
+            self.counters.outbinds_refused += 1
+            self._out.append(pdu.generic_nack(sequence, pdu.ESME_RINVBNDSTS))
+
     def _on_enquire_link(self, _status: int, sequence: int, _unit: bytes, _reading: _Reading) -> None:
         self._out.append(pdu.frame(pdu.ENQUIRE_LINK_RESP, sequence))
 
@@ -415,6 +449,7 @@ _ALWAYS: dict[int, _Handler] = {
     pdu.ENQUIRE_LINK: Session._on_enquire_link,
     pdu.ENQUIRE_LINK_RESP: Session._on_enquire_link_resp,
     pdu.UNBIND: Session._on_unbind,
+    pdu.OUTBIND: Session._on_outbind,
 }
 _WHILE_BOUND: dict[int, _Handler] = _ALWAYS | {
     pdu.GENERIC_NACK: Session._on_generic_nack,

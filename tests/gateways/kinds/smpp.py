@@ -107,5 +107,5 @@ class SMPP:
 KINDS = [
     SMPP,
     lambda: SMPP("&binds=2", sessions=2),
-    lambda: SMPP("&bind=transmitter%2Breceiver", sessions=2),
+    lambda: SMPP("&bind=transmitter%2Breceiver"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 
 import pytest
@@ -104,3 +105,35 @@ async def opened(recorder, wire):
     wire.abort()  # nobody would answer an unbind
     for gateway in gateways_open:
         await gateway.close(0)
+
+
+@pytest.fixture
+async def awaited(opened):
+    """A gateway that waits for its SMSC at a free port; gives both, and connects."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    gateway = await opened(
+        2775,
+        bind="outbind",
+        outbind_listen=f"127.0.0.1:{port}",
+        outbind_password="agreed",
+        bind_timeout_s=0.5,
+        reconnect_max_s=0.1,
+    )
+    writers = []
+
+    async def connect(source="127.0.0.1"):
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
+                except OSError:
+                    await asyncio.sleep(0.02)
+                else:
+                    writers.append(writer)
+                    return Peer(reader, writer)
+
+    yield gateway, connect
+    for writer in writers:
+        writer.transport.abort()

@@ -41,7 +41,7 @@ def test_tls_verifies_the_host():
     [
         ("smpp://a:b@h", 1),
         ("smpp://a:b@h?binds=3", 3),
-        ("smpp://a:b@h?binds=2&bind=transmitter%2Breceiver", 4),
+        ("smpp://a:b@h?binds=2&bind=transmitter%2Breceiver", 2),
         ("smpps://a:b@h?bind=transmitter", 1),
     ],
 )
@@ -64,6 +64,10 @@ def test_binds_wanted(url, wanted):
         ("smpp://volley:hunter2@h?interface_version=3.5", "interface_version"),
         ("smpp://volley:hunter2@h?interface_version=3.3", "transceiver"),
         ("smpp://volley:hunter2@h?interface_version=3.3&bind=transmitter&concat=sar", "optional parameters"),
+        ("smpp://volley:hunter2@h?bind=outbind", "outbind_password"),
+        ("smpp://volley:hunter2@h?bind=outbind&outbind_password=x", "outbind_listen"),
+        ("smpp://volley:hunter2@h?bind=outbind&outbind_password=x&outbind_listen=1:x", "outbind_listen"),
+        ("smpps://volley:hunter2@h?bind=outbind&outbind_password=x&outbind_listen=::1:5", "smpp://"),
         ("smpp://volley:hunter2@h?priority=4", "priority"),
         ("smpp://volley:hunter2@h?schedule_s=3600", "schedule_s"),
         ("smpps://volley:hunter2@h?tls_ca=/nowhere/ca.pem", "tls_ca"),
