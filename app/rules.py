@@ -37,6 +37,7 @@ from app.store.intake import at as instant
 
 CAP_WINDOW_S = 86_400
 MAX_BULK = 10_000
+FAILOVER = "failover"  # the source of what PostgreSQL had lost
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -394,3 +395,70 @@ async def _copy_consents(driver: asyncpg.Connection, queue: Queue) -> None:
             return
         tenant_id, one = page[-1]
         after = (tenant_id, one.recipient, one.brand)
+
+
+# -- after a failover
+
+
+async def merge_back(driver: asyncpg.Connection, queue: Queue, now_s: float) -> tuple[int, int]:
+    """Write to PostgreSQL the opt-outs that the epoch `queue` is attached to has and PostgreSQL lost; gives how many
+    suppressions and withdrawals. Never the other way: what PostgreSQL has stays, and a release or a grant that was
+    lost is not made good: nobody is sent a text for want of a row.
+    """
+    suppressed = withdrawn = 0
+    for tenant_id in await book.tenant_ids(driver):
+        async for members in fast.suppressed(queue, tenant_id):
+            suppressed += await _resuppress(driver, tenant_id, members, now_s)
+        async for words in fast.withdrawn(queue, tenant_id):
+            withdrawn += await _rewithdraw(driver, tenant_id, words, now_s)
+    return suppressed, withdrawn
+
+
+async def _resuppress(
+    driver: asyncpg.Connection, tenant_id: int, members: Sequence[tuple[bytes, str]], now_s: float
+) -> int:
+    async with driver.transaction():
+        await book.lock_for_change(driver, [tenant_id])
+        known = await book.suppressed(driver, tenant_id, members)
+        rows: list[tuple[bytes, str, str | None, str, dict[str, Any]]] = [
+            (recipient, scope, None, FAILOVER, {})
+            for recipient, scope in members
+            if (recipient, scope) not in known
+        ]
+        if not rows:
+            return 0
+        return await book.suppress(driver, tenant_id, rows, source=FAILOVER, actor="volley", at=_time(now_s))
+
+
+async def _rewithdraw(
+    driver: asyncpg.Connection, tenant_id: int, words: Sequence[tuple[bytes, str, int]], now_s: float
+) -> int:
+    async with driver.transaction():
+        await book.lock_for_change(driver, [tenant_id])
+        known = await book.words_of(driver, tenant_id, [one for one, _, _ in words], book.MARKETING)
+        lost = []
+        for recipient, brand, said_s in words:
+            held = known.get((recipient, brand))
+            said = _time(said_s + 1)  # the copy has whole seconds
+            if held is None or (held.granted and held.at < said):
+                lost.append(_lost_word(recipient, brand, said, held.country if held else ""))
+        return (
+            await book.consent(driver, tenant_id, lost, actor="volley", recorded_at=_time(now_s))
+            if lost
+            else 0
+        )
+
+
+def _lost_word(recipient: bytes, brand: str, said: datetime, country: str) -> book.Said:
+    return book.Said(
+        recipient=recipient,
+        purpose=book.MARKETING,
+        brand=brand,
+        address=None,
+        country=country,
+        at=said,
+        ends_at=None,
+        kind="express",
+        evidence={"reason": FAILOVER},
+        granted=False,
+    )

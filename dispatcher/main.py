@@ -30,7 +30,7 @@ from app.queue import cleaning, lanes, status
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.settings import Settings
 from app.store import config as configuration
-from app.store import dispatch, durability, epochs, receipts
+from app.store import dispatch, durability, epochs, receipts, timelines
 from app.store.engine import AWAY, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound, rebuild, webhooks
@@ -52,6 +52,7 @@ JOIN_LIMIT_S = 5.0
 STAYED_S = 10.0  # attached for so long: what comes next is another fault
 RECORD_S = 5.0  # for the last outcomes to be committed
 CYCLES_END_S = 1.0  # for what was claimed to be handed over or given back
+CANCEL_AGAIN_S = 0.5
 BINDS_EVERY_S = 2.0
 CLOCKS_EVERY_S = 5.0
 EPOCH_EVERY_S = 1.0
@@ -123,7 +124,7 @@ class Process:
     async def run(self) -> int:
         async with self.database.driver() as driver:
             self.lease_id = await dispatch.open_lease(driver, f"{socket.gethostname()}:{os.getpid()}")
-            self._timeline = await durability.timeline(driver)
+            self._timeline = await timelines.current(driver)
             for weakness in await durability.weaknesses(driver):
                 log.info("durability: %s", weakness)
         metrics, database, queue = self.metrics, self.database, self.queue
@@ -207,7 +208,7 @@ class Process:
         except Exception:
             log.warning("the dispatcher's loop had ended by itself")  # `_ended` has said why
         await self.fleet.close(self.settings.drain_s)
-        if self.exit_code != LEASE_LOST_EXIT:
+        if self.exit_code not in (LEASE_LOST_EXIT, FAILED_OVER_EXIT):
             try:
                 async with asyncio.timeout(max(RECORD_S, self.settings.drain_s)):
                     await self.recorder.stop()
@@ -215,22 +216,25 @@ class Process:
                         await dispatch.end_lease(driver, self.lease_id)
             except (TimeoutError, *AWAY):
                 log.error("the last outcomes could not be recorded; the successor will call them unknown")
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        pending = set(self._tasks)
+        while pending:  # what a task waits for may swallow a cancellation
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
         await self.queue.close()
         await self.database.dispose()
 
     def _failed_over(self) -> None:
-        """PostgreSQL runs on another timeline: commits that we relied on may be gone with the old one."""
-        log.error(
-            "PostgreSQL failed over: this dispatcher ends; check what its standby lost before the next start"
-        )
+        """PostgreSQL runs on another timeline: commits that we relied on may be gone with the old one. What we know
+        of texts under way can't be told from what it lost; the successor calls them unknown."""
+        log.error("PostgreSQL failed over: this dispatcher ends, its successor puts the books in order")
         self.exit_code = FAILED_OVER_EXIT
         self.stopping.set()
 
     def _lease_lost(self) -> None:
-        log.error("this dispatcher was declared dead; it ends")
+        if self.exit_code == FAILED_OVER_EXIT:
+            return
+        log.error("the lease is over: this dispatcher was declared dead, or PostgreSQL failed over; it ends")
         self.exit_code = LEASE_LOST_EXIT
         self.stopping.set()
 
@@ -256,9 +260,12 @@ class Process:
         while True:
             try:
                 async with self.database.driver() as driver:
-                    await dispatch.beat(driver, self.lease_id)
+                    await dispatch.beat(driver, self.lease_id, self._timeline)
                 self._beaten_at = time.monotonic()
                 self.metrics.gauges["postgresql_up"] = 1.0
+            except dispatch.FailedOver:
+                self._failed_over()
+                return
             except dispatch.LeaseLost:
                 self._lease_lost()
                 return
@@ -295,11 +302,13 @@ class Process:
         while True:
             self.dispatcher.lost.clear()
             try:
-                joined = await rebuild.join(self.database, self.queue, self.packs.longest_cap_s())
-                if joined and again:
-                    # Claims whose answer was lost with the connection go back. Those under way go back, too:
-                    # claimed a second time they are refused by the journal, and forgotten.
-                    await lanes.retake(self.queue, await lanes.lanes(self.queue), self.lease_id)
+                joined = await rebuild.join(
+                    self.database, self.queue, self.packs.longest_cap_s(), self.dispatcher.publisher
+                )
+                if joined and again:  # claims whose answer was lost with the connection go back
+                    await lanes.retake(
+                        self.queue, await lanes.lanes(self.queue), self.lease_id, self.recorder.under_way
+                    )
             except (EpochLost, Unavailable, *AWAY):
                 log.warning("PostgreSQL or Redis can't be reached; nothing is handed over meanwhile")
                 joined = False
@@ -430,8 +439,6 @@ class Process:
 
     async def _skew_s(self) -> float:
         async with self.database.driver() as driver:
-            if await durability.timeline(driver) != self._timeline:
-                self._failed_over()
             started = time.time()
             theirs = (await driver.fetchval("SELECT clock_timestamp()")).timestamp()
         middle = time.time()

@@ -108,7 +108,7 @@ class Recorder:
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.in_flight = 0  # parcels under way
+        self.under_way: set[bytes] = set()  # parcels that may have been handed over
 
     @staticmethod
     def _empty() -> dispatch.Record:
@@ -126,6 +126,11 @@ class Recorder:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    @property
+    def in_flight(self) -> int:
+        """Parcels under way."""
+        return len(self.under_way)
+
     async def barrier(self) -> None:
         """Returns when everything reported so far is committed."""
         if self._next.outcomes or self._settled or self._flushing:
@@ -141,7 +146,7 @@ class Recorder:
 
     def begin(self, work: Work) -> None:
         """A parcel is under our lease. One of which nothing was left to send is settled at once."""
-        self.in_flight += 1
+        self.under_way.add(work.parcel.id)
         if work.left == 0:
             self._settled.append(work)
             self._wake.set()
@@ -263,9 +268,9 @@ class Recorder:
             self._generation += 1
             self._flushing = False
             self._flushed.set()
-            self.in_flight -= len(settled)
             self._metrics.recorded(batch)
             await self._release(settled, [again.parcel for again in batch.again], now_s)
+            self.under_way.difference_update(work.parcel.id for work in settled)
             await asyncio.sleep(FLUSH_EVERY_S)
 
     async def _write(self, batch: dispatch.Record) -> bool:

@@ -29,6 +29,7 @@ from app.store import (
     partitions,
     receipts,
     sweeps,
+    timelines,
 )
 from app.store.engine import AWAY, UNSTORABLE, Database
 from app.store.webhooks import Publisher
@@ -42,6 +43,7 @@ _LOCK = locks.SWEEPER
 TICK_S = 0.25
 KEEP_IDEMPOTENCY_S = 48 * 3600
 ABANDONED_S = 7 * 86_400  # an upload that was not resumed for so long
+KEEP_BATCHES_S = 86_400  # that a batch was offered: longer than commits of PostgreSQL take to its standby
 KNOWN_PAGE = 2_000
 ALL_UNCONFIRMED_EVERY_S = 86_400.0
 LATE_COMMIT_S = 3_600.0  # from an attempt's time to its being seen: far more than clocks and commits differ
@@ -111,7 +113,10 @@ class Sweeper:
 
     async def _lead(self, driver: asyncpg.Connection) -> None:
         while True:
-            await driver.fetchval("SELECT 1")  # still connected, so still the only one
+            # still connected, so still the only one
+            if not await timelines.in_order(driver):
+                await asyncio.sleep(TICK_S)
+                continue
             for name, every_s, duty in self._duties:
                 now = time.monotonic()
                 if now - self._last.get(name, -every_s) < every_s:
@@ -164,6 +169,7 @@ class Sweeper:
                 break
             unknown += page.unknown
             back += len(page.back)
+            await lanes.forget(self._queue, page.parcels)
             await lanes.offer(self._queue, page.back, head=True)
         claimed = await lanes.retake(self._queue, await lanes.lanes(self._queue), lease_id)
         if not await dispatch.close_lease(driver, lease_id):
@@ -279,3 +285,4 @@ class Sweeper:
             await idempotency.purge(driver, datetime.now(UTC) - timedelta(seconds=KEEP_IDEMPOTENCY_S))
             await dispatch.forget_leases(driver)
             await batches.abandon(driver, ABANDONED_S)
+        await lanes.forget_batches(self._queue, time.time() - KEEP_BATCHES_S)

@@ -245,9 +245,11 @@ class Dispatcher:
             self.wake.set()
 
     async def _return_all(self, parcels: Sequence[Parcel]) -> None:
-        """After a failure: to the head. A parcel that was journalled all the same is refused at its next claim."""
+        """After a failure: to the head, but what may have left. A parcel that was journalled all the same is refused
+        at its next claim."""
+        idle = [(p.lane, p.id) for p in parcels if p.id not in self.recorder.under_way]
         try:
-            await lanes.give_back(self.queue, [(p.lane, p.id) for p in parcels], self.lease_id)
+            await lanes.give_back(self.queue, idle, self.lease_id)
         except (EpochLost, Unavailable):
             self.detach()
 

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.queue.connection import Queue
 
 SCAN_COUNT = 1_000
+LAST = "volley:last"
 
 
-async def mark(queue: Queue) -> None:
-    """The epoch's copy is whole since now (ms, by the server); a flush takes the mark with the rest."""
+async def mark(queue: Queue, timeline: str) -> None:
+    """The epoch's copy is whole since now (ms, by the server), built from that timeline of PostgreSQL; a flush
+    takes the mark with the rest."""
     seconds, micros = await queue.client.time()
-    await queue.client.set(queue.key("whole"), seconds * 1000 + micros // 1000)
+    pipe = queue.client.pipeline()
+    pipe.set(queue.key("whole"), seconds * 1000 + micros // 1000)
+    pipe.set(LAST, f"{queue.epoch} {timeline}")
+    await queue.execute(pipe)
+
+
+async def last(queue: Queue) -> tuple[int, str] | None:
+    """The newest epoch that was whole on this server, and the timeline it was built from."""
+    raw: Any = await queue.client.get(LAST)
+    if raw is None:
+        return None
+    epoch, _, timeline = raw.decode().partition(" ")
+    return int(epoch), timeline
 
 
 async def is_whole(queue: Queue) -> bool:

@@ -7,8 +7,12 @@ with something ready is in the index, whoever put it there.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from app.domain.pack import Parcel, decode_parcel, encode, subqueue_of
 from app.queue.connection import WAKE, Queue
@@ -29,10 +33,18 @@ def _keys(queue: Queue, lane: str, *parts: str) -> list[str]:
 async def offer(queue: Queue, parcels: Iterable[Parcel], *, head: bool = False) -> int:
     """Put parcels into their lanes; gives the number that were not there yet."""
     by_lane: dict[str, list[Parcel]] = defaultdict(list)
+    batches: set[bytes] = set()
     for parcel in parcels:
         by_lane[parcel.lane].append(parcel)
+        if parcel.pack.batch_id is not None:
+            batches.add(parcel.pack.batch_id)
     if not by_lane:
         return 0
+    if batches:
+        now_ms = int(time.time() * 1000)
+        await queue.client.zadd(
+            queue.key("batches"), dict.fromkeys(batches, now_ms)
+        )  # before the first claim
     pipe = queue.client.pipeline(transaction=False)
     lanes = []
     for lane, items in by_lane.items():
@@ -122,9 +134,20 @@ async def give_back(
         await _give_back(queue, by_lane, lease, until_ms)
 
 
-async def retake(queue: Queue, lanes: Iterable[str], dead_lease: int) -> int:
-    """Everything that a dead lease had claimed returns to the head; gives the number of parcels."""
-    return await _give_back(queue, {lane: [] for lane in lanes}, dead_lease, 0)
+async def retake(
+    queue: Queue, lanes: Iterable[str], lease: int, under_way: Collection[bytes] = frozenset()
+) -> int:
+    """Everything that a lease had claimed returns to the head, but what is under way: that may have been handed
+    over, and what waits in a lane never was. Gives the number of parcels."""
+    if not under_way:
+        return await _give_back(queue, {lane: [] for lane in lanes}, lease, 0)
+    owner, by_lane = str(lease).encode(), {}
+    for lane in lanes:
+        claims: Any = await queue.client.hgetall(_lane_key(queue, lane, "claimed"))
+        idle = [one for one, holder in claims.items() if holder == owner and one not in under_way]
+        if idle:
+            by_lane[lane] = idle
+    return await _give_back(queue, by_lane, lease, 0)
 
 
 async def _give_back(queue: Queue, by_lane: Mapping[str, list[bytes]], lease: int, until_ms: int) -> int:
@@ -199,3 +222,70 @@ async def forget(queue: Queue, items: Iterable[tuple[str, bytes]]) -> None:
             pipe.hdel(_lane_key(queue, lane, part), parcel_id)
         pipe.zrem(_lane_key(queue, lane, "due"), parcel_id)
     await queue.execute(pipe)
+
+
+# What an epoch that is over still tells
+
+
+class Head(msgspec.Struct, array_like=True, gc=False):
+    """The first fields of a parcel."""
+
+    id: bytes
+    pack_id: bytes
+    generation: int
+
+
+_HEAD = msgspec.msgpack.Decoder(Head)
+
+
+async def close(queue: Queue) -> list[str]:
+    """Nobody claims from this epoch's lanes any more; gives their names."""
+    names = await lanes(queue)
+    pipe = queue.client.pipeline(transaction=False)
+    for name in names:
+        pipe.hset(_lane_key(queue, name, "state"), "closed", 1)
+    await queue.execute(pipe)
+    return names
+
+
+async def waiting(queue: Queue, lane: str, parcels: Sequence[tuple[bytes, int]]) -> list[bool]:
+    """Which of these (id, generation) wait in the lane, unclaimed: nobody handed them over."""
+    if not parcels:
+        return []
+    found = [parcel_id for parcel_id, _ in parcels]
+    pipe = queue.client.pipeline()  # at one moment
+    pipe.hmget(_lane_key(queue, lane, "payloads"), found)
+    pipe.hmget(_lane_key(queue, lane, "claimed"), found)
+    payloads, claims = await queue.execute(pipe)
+    return [
+        payload is not None and claim is None and _HEAD.decode(payload).generation == generation
+        for (_, generation), payload, claim in zip(parcels, payloads, claims, strict=True)
+    ]
+
+
+async def entries(queue: Queue, lane: str) -> AsyncIterator[list[Parcel]]:
+    """Everything that waits in the lane, unclaimed, in pages."""
+    cursor = 0
+    while True:
+        answer: Any = await queue.client.hscan(_lane_key(queue, lane, "payloads"), cursor, count=OFFER_LIMIT)
+        cursor, page = answer
+        found = list(page)
+        claims: Any = await queue.client.hmget(_lane_key(queue, lane, "claimed"), found) if found else []
+        yield [decode_parcel(page[one]) for one, claim in zip(found, claims, strict=True) if claim is None]
+        if not cursor:
+            return
+
+
+async def offered_at(queue: Queue, batch_ids: Sequence[bytes]) -> dict[bytes, float]:
+    """When parcels of these batches were last offered (Unix seconds); those that were, in the last day or two."""
+    if not batch_ids:
+        return {}
+    scores: Any = await queue.client.zmscore(queue.key("batches"), list(batch_ids))  # type: ignore[arg-type]
+    return {
+        one: float(score) / 1000 for one, score in zip(batch_ids, scores, strict=True) if score is not None
+    }
+
+
+async def forget_batches(queue: Queue, before_s: float) -> None:
+    """Batches that were not offered since."""
+    await queue.client.zremrangebyscore(queue.key("batches"), "-inf", int(before_s * 1000))

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 
@@ -285,3 +286,37 @@ async def mark_whole(queue: Queue, tenant_ids: Iterable[int], organisation_ids: 
     for owner in [*map(_tenant, tenant_ids), *map(_organisation, organisation_ids)]:
         pipe.sadd(_key(queue, owner, "suppressed"), SENTINEL)
     await queue.execute(pipe)
+
+
+# what a copy that is over still tells
+
+
+async def suppressed(queue: Queue, tenant_id: int) -> AsyncIterator[list[tuple[bytes, str]]]:
+    """(recipient, scope) of every suppression, in pages."""
+    cursor = 0
+    while True:
+        answer: Any = await queue.client.sscan(
+            _key(queue, _tenant(tenant_id), "suppressed"), cursor, count=CHUNK
+        )
+        cursor, found = answer
+        page = [(one[:8], one[8:].decode()) for one in found if one != SENTINEL]
+        if page:
+            yield page
+        if not cursor:
+            return
+
+
+async def withdrawn(queue: Queue, tenant_id: int) -> AsyncIterator[list[tuple[bytes, str, int]]]:
+    """(recipient, brand, when it was said) of every withdrawn consent, in pages."""
+    cursor = 0
+    while True:
+        answer: Any = await queue.client.hscan(
+            _key(queue, _tenant(tenant_id), "consents"), cursor, count=CHUNK
+        )
+        cursor, found = answer
+        words = [(field, _WORD.unpack(value)) for field, value in found.items()]
+        page = [(f[:8], f[8:].decode(), said) for f, (kind, said, _) in words if kind == WITHDRAWN.encode()]
+        if page:
+            yield page
+        if not cursor:
+            return

@@ -18,7 +18,7 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 from app.domain import ids
 from app.domain.message import State
 from app.domain.pack import Parcel, bitmap, indexes_of
-from app.store import locks
+from app.store import locks, timelines
 from app.store.intake import PARCEL_COLUMNS, as_uuid, at, parcel_row
 from app.store.webhooks import Change, Publisher
 
@@ -28,6 +28,10 @@ OUTCOME_UNKNOWN = 4
 
 class LeaseLost(Exception):
     """This incarnation was declared dead: it must stop, its work is in other hands."""
+
+
+class FailedOver(LeaseLost):
+    """PostgreSQL is on another timeline: our lease is none there."""
 
 
 class EpochStale(Exception):
@@ -120,8 +124,11 @@ WHERE p.id = u.id AND p.generation = u.generation AND p.lease_id IS NULL
 RETURNING p.id, p.members
 """
 _GUARD = """
-SELECT (SELECT epoch FROM redis_epoch WHERE ready) AS epoch,
-       EXISTS (SELECT FROM leases WHERE id = $1 AND ended_at IS NULL FOR SHARE) AS alive
+WITH here AS MATERIALIZED (SELECT volley_timeline() AS timeline)
+SELECT (SELECT epoch FROM redis_epoch
+        WHERE ready AND EXISTS (SELECT FROM timelines JOIN here USING (timeline) WHERE in_order)) AS epoch,
+       EXISTS (SELECT FROM leases l JOIN here USING (timeline) WHERE id = $1 AND ended_at IS NULL
+               FOR SHARE OF l) AS alive
 """
 _ATTEMPTS = """
 INSERT INTO attempts (message_id, attempt, kind, gateway_id, mask, lease_id, at)
@@ -528,7 +535,9 @@ class Sighting(msgspec.Struct, frozen=True):
 
 async def open_lease(driver: asyncpg.Connection, name: str) -> int:
     """A new incarnation."""
-    return await driver.fetchval("INSERT INTO leases (name) VALUES ($1) RETURNING id", name)
+    return await driver.fetchval(
+        "INSERT INTO leases (name, timeline) VALUES ($1, volley_timeline()) RETURNING id", name
+    )
 
 
 async def hold_lease(driver: asyncpg.Connection, lease_id: int) -> None:
@@ -541,13 +550,19 @@ async def hold_lease(driver: asyncpg.Connection, lease_id: int) -> None:
     await driver.execute("SELECT pg_advisory_lock($1::int, $2::int)", locks.LEASE_CLASS, lease_id)
 
 
-async def beat(driver: asyncpg.Connection, lease_id: int) -> None:
-    """Still alive. Raises LeaseLost."""
+async def beat(driver: asyncpg.Connection, lease_id: int, timeline: str) -> None:
+    """Still alive, on the timeline that we began on. Raises LeaseLost, FailedOver."""
+    if await timelines.current(driver) != timeline:
+        raise FailedOver
     if (
-        await driver.execute("UPDATE leases SET seen_at = now() WHERE id = $1 AND ended_at IS NULL", lease_id)
+        await driver.execute(
+            "UPDATE leases SET seen_at = now() WHERE id = $1 AND ended_at IS NULL AND timeline = volley_timeline()",
+            lease_id,
+        )
         != "UPDATE 1"
     ):
         raise LeaseLost
+    await timelines.beat(driver)
 
 
 async def end_lease(driver: asyncpg.Connection, lease_id: int) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncpg
 
+from app.store import timelines
+
 _MUST = {
     "fsync": ("on",),
     "full_page_writes": ("on",),
@@ -22,12 +24,6 @@ async def weaknesses(driver: asyncpg.Connection) -> list[str]:
         found.append(
             "there is no synchronous standby: a failover of PostgreSQL can lose what was accepted last"
         )
+    if not await timelines.current(driver):
+        found.append("the server does not tell its timeline: a failover would not be noticed")
     return found
-
-
-async def timeline(driver: asyncpg.Connection) -> int | None:
-    """The server's timeline, which a failover changes; None where we may not ask."""
-    try:
-        return await driver.fetchval("SELECT timeline_id FROM pg_control_checkpoint()")
-    except asyncpg.InsufficientPrivilegeError:
-        return None

@@ -20,11 +20,13 @@ async def current(driver: asyncpg.Connection) -> Epoch:
     return Epoch(row["epoch"], row["run_id"], row["ready"])
 
 
-async def start(driver: asyncpg.Connection, run_id: str) -> int:
-    """Begin a new epoch on that server run; nothing is handed over until `finish`."""
+async def start(driver: asyncpg.Connection, run_id: str, above: int = 0) -> int:
+    """Begin a new epoch on that server run, of a number over `above`; nothing is handed over until `finish`."""
     return await driver.fetchval(
-        "UPDATE redis_epoch SET epoch = epoch + 1, run_id = $1, ready = false, changed_at = now() RETURNING epoch",
+        "UPDATE redis_epoch SET epoch = greatest(epoch, $2) + 1, run_id = $1, ready = false, changed_at = now()"
+        " RETURNING epoch",
         run_id,
+        above,
     )
 
 

@@ -1,7 +1,8 @@
 """Open parcels as PostgreSQL holds them: what is still to be handed over.
 
-Guarantee: a parcel under a lease, of a batch that is loading, paused or cancelled, or due after the
-horizon is never given out here, so whatever comes from here may be offered to Redis at any time.
+Guarantee: a parcel under a lease, of a batch that is loading, paused or cancelled, due after the horizon, or on
+a timeline whose books are not in order is never given out here, so whatever comes from here may be offered to
+Redis at any time.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _OPEN = """
 SELECT p.id, p.pack_id, p.generation, p.attempt, p.priority, p.due_at, p.members, p.masks, k.payload
 FROM parcels p JOIN packs k ON k.id = p.pack_id LEFT JOIN batches b ON b.id = p.batch_id
 WHERE p.lease_id IS NULL AND p.id > $1 AND p.due_at <= $2 AND ($3::uuid IS NULL OR p.batch_id = $3)
-  AND (b.id IS NULL OR b.state = 2)
+  AND (b.id IS NULL OR b.state = 2) AND volley_in_order()
 ORDER BY p.id LIMIT $4
 """
 _OPEN_BY_ID = """
 SELECT p.id, p.pack_id, p.generation, p.attempt, p.priority, p.due_at, p.members, p.masks, k.payload
 FROM parcels p JOIN packs k ON k.id = p.pack_id LEFT JOIN batches b ON b.id = p.batch_id
-WHERE p.lease_id IS NULL AND p.id = ANY($1) AND (b.id IS NULL OR b.state = 2)
+WHERE p.lease_id IS NULL AND p.id = ANY($1) AND (b.id IS NULL OR b.state = 2) AND volley_in_order()
 """
 
 
@@ -75,6 +76,7 @@ async def open_ids(
     rows = await driver.fetch(
         "SELECT p.id, p.lane FROM parcels p LEFT JOIN batches b ON b.id = p.batch_id "
         "WHERE p.lease_id IS NULL AND p.id > $1 AND p.due_at <= $2 AND (b.id IS NULL OR b.state = 2) "
+        "AND volley_in_order() "
         "ORDER BY p.id LIMIT $3",
         as_uuid(after),
         at(due_before_s),

@@ -29,6 +29,7 @@ OLDEST_MESSAGE_S = (
 )  # how long before its attempt a message may have been accepted, at the fast look
 SUBMIT_DATE_SLACK_S = 15 * 60  # a carrier's submit date is in its own time, to the minute
 PARK_FIRST_S = 2
+ANY_GATEWAY = 0  # of an attempt that only a failover speaks of
 UNKNOWN_CANDIDATES = 64  # segments looked at; a text has no more
 PARK_LIMIT_S = 3600
 MAX_WORD_CHARACTERS = 255  # of an id, status or code of the carrier's
@@ -177,14 +178,16 @@ async def match_unknown(
     else:
         start, end = slip.received_at - HORIZON_S, slip.received_at
     rows = await driver.fetch(
-        _UNKNOWN, list(gateway_ids), slip.to_check, at(start), at(end), UNKNOWN_CANDIDATES
+        _UNKNOWN, [*gateway_ids, ANY_GATEWAY], slip.to_check, at(start), at(end), UNKNOWN_CANDIDATES
     )
     if len({row[0] for row in rows}) != 1:
         return None
     for row in rows:
         if (row[0].bytes, row[1]) not in taken:
             others = [segment for segment in range(row[2]) if segment != row[1]] if slip.whole else []
-            return Match(row[0].bytes, row[1], row[2], row[3], State.unknown, row[4], others)
+            return Match(
+                row[0].bytes, row[1], row[2], row[3], State.unknown, row[4] or slip.gateway_id, others
+            )
     return None
 
 

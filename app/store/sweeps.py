@@ -13,29 +13,29 @@ import asyncpg
 import msgspec
 from asyncpg.pgproto.pgproto import UUID as PgUUID
 
-from app.domain import ids, retry
+from app.domain import ids
 from app.domain.message import State
-from app.domain.pack import Entry, Parcel, Rest, indexes_of, narrowed
+from app.domain.pack import Parcel, indexes_of
 from app.store import locks
-from app.store.dispatch import OUTCOME_COLUMNS, Tally, are_final, insert_parcels, write_finals, write_tallies
+from app.store.dispatch import Tally, write_finals, write_tallies
 from app.store.intake import at
 from app.store.parcels import parcel_of
+from app.store.settlement import Estate, Settlement
 from app.store.webhooks import Change, Publisher
 
 RETAKE_PAGE = 50
 CLOSE_PAGE = 200
 ROLLUP_PAGE = 20_000
 UNCONFIRMED_PAGE = 5_000
-_PARTS: dict[int, retry.Kind] = {1: "accepted", 2: "rejected", 3: "again", 4: "unknown"}
 _SUBMITTING = int(State.submitting)
 
 
 class Retaken(msgspec.Struct):
-    """What was found under a dead lease."""
+    """What was found under a dead lease: of these parcels (lane, id) nothing is left in PostgreSQL."""
 
     unknown: int
     back: list[Parcel]
-    parcels: int
+    parcels: list[tuple[str, bytes]]
 
 
 async def retake_page(
@@ -46,7 +46,7 @@ async def retake_page(
     publisher: Publisher,
 ) -> Retaken:
     """Settle up to RETAKE_PAGE parcels of a lease that was ended: attempt without outcome is `unknown`,
-    no attempt goes on. `parcels` 0: there are none left."""
+    no attempt goes on. No `parcels`: there are none left."""
     async with driver.transaction():
         rows = await driver.fetch(
             "SELECT p.id, p.pack_id, p.generation, p.attempt, p.priority, p.due_at, p.members, p.masks,"
@@ -57,189 +57,13 @@ async def retake_page(
         )
         parcels = [parcel_of(row) for row in rows]
         await driver.execute("SELECT pg_advisory_xact_lock($1)", locks.SEGMENTS)  # receipts end messages, too
-        estate = await _Estate.read(driver, parcels)
-        work = _Settlement(now_s, to_check)
+        estate = await Estate.read(driver, parcels)
+        work = Settlement(now_s, to_check, "dispatcher_lost")
         for parcel in parcels:
             work.settle(parcel, estate)
-        await driver.copy_records_to_table("outcomes", records=work.outcomes, columns=OUTCOME_COLUMNS)
-        now = at(now_s)
-        assert now is not None
-        await write_finals(driver, work.finals, now)
-        await publisher.publish(driver, work.changes, now_s)
-        await write_tallies(driver, work.tallies, now)
-        await insert_parcels(driver, [(p, "retaken") for p in work.back])
+        await work.write(driver, publisher, "retaken")
         await driver.execute("DELETE FROM parcels WHERE id = ANY($1)", [row["id"] for row in rows])
-    return Retaken(work.unknown, work.back, len(parcels))
-
-
-class _Estate(msgspec.Struct):
-    """What the journal says about the messages of some parcels."""
-
-    attempts: dict[tuple[bytes, int], tuple[int, int, int]]  # (message, attempt) -> kind, gateway, mask
-    outcomes: dict[tuple[bytes, int], dict[int, tuple[int, str, float]]]  # -> segment -> kind, reason, at
-    totals: dict[
-        tuple[bytes, int], int
-    ]  # (message, attempt) -> segments of the whole text, as its outcomes say
-    final: set[bytes]
-
-    @classmethod
-    async def read(cls, driver: asyncpg.Connection, parcels: Sequence[Parcel]) -> _Estate:
-        messages = [ids.message_id(p.pack_id, e.index) for p in parcels for e in p.pack.entries]
-        members = [PgUUID(one) for one in messages]
-        attempts = await driver.fetch(
-            "SELECT message_id, attempt, kind, gateway_id, mask FROM attempts WHERE message_id = ANY($1)",
-            members,
-        )
-        outcomes = await driver.fetch(
-            "SELECT message_id, attempt, segment, kind, reason, at, segments FROM outcomes"
-            " WHERE message_id = ANY($1)",
-            members,
-        )
-        by_attempt: dict[tuple[bytes, int], dict[int, tuple[int, str, float]]] = {}
-        for r in outcomes:
-            by_attempt.setdefault((r[0].bytes, r[1]), {})[r[2]] = (r[3], r[4] or "", r[5].timestamp())
-        return cls(
-            {(r[0].bytes, r[1]): (r[2], r[3] or 0, r[4]) for r in attempts},
-            by_attempt,
-            {(r[0].bytes, r[1]): r[6] for r in outcomes},
-            await are_final(driver, messages),
-        )
-
-
-class _Settlement:
-    """Collects what has to be written for parcels of a dead lease."""
-
-    def __init__(self, now_s: float, to_check: Callable[[str], int]) -> None:
-        self.now_s = now_s
-        self.to_check = to_check
-        self.outcomes: list[tuple] = []
-        self.finals: list[tuple[bytes, int, str | None, str | None]] = []
-        self.changes: list[Change] = []
-        self.tallies: dict[Tally, int] = {}
-        self.back: list[Parcel] = []
-        self.unknown = 0
-
-    def settle(self, parcel: Parcel, estate: _Estate) -> None:
-        never: list[Entry] = []
-        again: list[tuple[Entry, Rest | None]] = []
-        for entry in parcel.pack.entries:
-            key = (ids.message_id(parcel.pack_id, entry.index), parcel.attempt)
-            attempt = estate.attempts.get(key)
-            if attempt is None:
-                never.append(entry)
-            elif attempt[0] == _SUBMITTING:
-                known = estate.outcomes.get(key, {})
-                total = _total(parcel, entry, attempt[2], key, estate)
-                final = key[0] in estate.final
-                end = self._conclude(parcel, entry, key[0], attempt, known, total=total, final=final)
-                if end is not None and end.again_s is not None:
-                    # how that gateway cuts texts is not known here
-                    again.append((entry, Rest(end.mask, -attempt[1]) if end.mask else None))
-        if never:
-            self.back.append(self._parcel(parcel, [(e, parcel.masks.get(e.index)) for e in never], 0))
-        if again:
-            self.back.append(self._parcel(parcel, again, 1))
-
-    def _parcel(self, old: Parcel, items: Sequence[tuple[Entry, Rest | None]], more: int) -> Parcel:
-        due = self.now_s + (retry.UNKNOWN_DELAY_S if more else 0)
-        return Parcel(
-            ids.new_id(self.now_s),
-            old.pack_id,
-            1,
-            old.attempt + more,
-            old.priority,
-            due,
-            narrowed(old.pack, [e.index for e, _ in items]),
-            {e.index: rest for e, rest in items if rest is not None},
-        )
-
-    def _conclude(
-        self,
-        parcel: Parcel,
-        entry: Entry,
-        message_id: bytes,
-        attempt: tuple[int, int, int],
-        known: dict[int, tuple[int, str, float]],
-        *,
-        total: int,
-        final: bool,
-    ) -> retry.Conclusion | None:
-        """What one attempt came to. What the dead one had concluded itself is counted already: only the text that
-        it was to repeat is still to be put into a parcel (None: there is nothing to do)."""
-        _, gateway_id, mask = attempt
-        pack = parcel.pack
-        parts: list[retry.Part | None] = [None] * total
-        lost = []
-        for segment in range(total):
-            if mask >> segment & 1:
-                kind, reason, _ = known.get(segment, (4, "dispatcher_lost", 0.0))
-                parts[segment] = retry.Part(_PARTS[kind], reason)
-                if segment not in known:
-                    lost.append(segment)
-        if final:  # by what was recorded, or by a receipt for an earlier attempt
-            return None
-        end = retry.conclude(
-            parts,
-            category=pack.category,
-            allowed=pack.retry_unknown,
-            attempt=parcel.attempt,
-            now_s=self.now_s if lost else max(at_s for _, _, at_s in known.values()),
-            expires_s=pack.expires_at,
-            jitter=0.5,
-        )
-        if lost:
-            self._count(parcel, entry, message_id, gateway_id, lost, total, end)
-        elif end.state.final:  # by a hair: it had drawn another delay, and did not end the text
-            end = msgspec.structs.replace(end, again_s=0.0, mask=retry.repeated(parts, ("again",)))
-        if not lost and end.again_s is not None:  # the move back to the queue goes with the new parcel
-            doubtful = any(part is not None and part.kind == "unknown" for part in parts)
-            before = State.unknown if doubtful else State.submitting
-            key = (
-                pack.tenant_id, pack.batch_id, pack.region, pack.category,
-                gateway_id, int(before), int(State.queued),
-            )  # fmt: skip
-            self.tallies[key] = self.tallies.get(key, 0) + 1
-        return end
-
-    def _count(
-        self,
-        parcel: Parcel,
-        entry: Entry,
-        message_id: bytes,
-        gateway_id: int,
-        lost: Sequence[int],
-        total: int,
-        end: retry.Conclusion,
-    ) -> None:
-        pack = parcel.pack
-        check, now = self.to_check(entry.to), at(self.now_s)
-        for segment in lost:
-            self.outcomes.append(
-                (
-                    PgUUID(message_id), parcel.attempt, segment, total, gateway_id, 4, check,
-                    None, "dispatcher_lost", None, now,
-                )
-            )  # fmt: skip
-        self.unknown += 1
-        for before, after in end.moves:
-            key = (
-                pack.tenant_id, pack.batch_id, pack.region, pack.category,
-                gateway_id, int(before), int(after),
-            )  # fmt: skip
-            self.tallies[key] = self.tallies.get(key, 0) + 1
-        if end.state.final:
-            self.finals.append((message_id, int(end.state), end.reason, end.raw))
-            self.changes.append(Change(pack.tenant_id, message_id, end.state, end.reason))
-
-
-def _total(parcel: Parcel, entry: Entry, mask: int, key: tuple[bytes, int], estate: _Estate) -> int:
-    """Segments of a text as it was cut for an attempt; another gateway may have cut it otherwise than intake did."""
-    message_id, attempt = key
-    if key in estate.totals:
-        return estate.totals[key]
-    if entry.index not in parcel.masks:  # all of it went
-        return mask.bit_length() or entry.segments
-    return estate.totals.get((message_id, attempt - 1)) or max(entry.segments, mask.bit_length())
+    return Retaken(work.unknown, work.back, [(p.lane, p.id) for p in parcels])
 
 
 _TO_CLOSE = """

@@ -287,6 +287,15 @@ leases = Table(
     Column("seen_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("ended_at", DateTime(timezone=True)),
     Column("closed", Boolean, nullable=False, server_default=text("false")),
+    Column("timeline", Text),
+)
+
+timelines = Table(
+    "timelines",
+    metadata,
+    Column("timeline", Text, primary_key=True),
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+    Column("in_order", Boolean, nullable=False),
 )
 
 bind_leases = Table(

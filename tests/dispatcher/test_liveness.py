@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from app.domain.message import State
-from app.store import dispatch, sweeps
+from app.store import dispatch, sweeps, timelines
 from app.store.dispatch import Sighting
 from app.store.webhooks import Publisher
 from dispatcher import liveness, rebuild
@@ -117,7 +117,7 @@ async def test_a_lock_is_seen_and_comes_free_with_its_connection(world: World) -
                 break
             await asyncio.sleep(0.01)
         (seen,) = [one for one in await dispatch.sightings(driver) if one.lease_id == lease]
-        await dispatch.beat(driver, lease)
+        await dispatch.beat(driver, lease, await timelines.current(driver))
         assert not await dispatch.end_silent(driver, seen), "it was heard of since"
         (seen,) = [one for one in await dispatch.sightings(driver) if one.lease_id == lease]
         assert not seen.held

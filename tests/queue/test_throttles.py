@@ -308,7 +308,7 @@ async def test_a_new_epoch_grants_nothing_until_the_window_before_it_is_over(
     queue: Queue, tokens: Throttles
 ) -> None:
     limit = [("region:US", 10)]
-    await cleaning.mark(queue)
+    await cleaning.mark(queue, "")
     (grant,) = await tokens.reserve([Ask(limit, 10)])
     assert grant.granted == 0
     assert throttles.WINDOW_MS <= grant.retry_ms <= throttles.WINDOW_MS + throttles.SETTLE_MS

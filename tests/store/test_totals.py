@@ -6,7 +6,7 @@ import pytest
 
 from app.domain import ids
 from app.domain.pack import Entry, Pack, Parcel, Rest
-from app.store.sweeps import _Estate, _total
+from app.store.settlement import Estate, _total
 
 MESSAGE = ids.message_id(bytes(16), 3)
 
@@ -32,5 +32,5 @@ def parcel(attempt: int, rest: Rest | None) -> Parcel:
 )
 def test_the_total_is_that_of_the_attempts_own_cut(attempt, rest, mask, totals, total):
     one = parcel(attempt, rest)
-    estate = _Estate({}, {}, {(MESSAGE, n): found for n, found in totals.items()}, set())
+    estate = Estate({}, {}, {(MESSAGE, n): found for n, found in totals.items()}, set())
     assert _total(one, one.pack.entries[0], mask, (MESSAGE, attempt), estate) == total

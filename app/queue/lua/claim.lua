@@ -1,10 +1,11 @@
 -- Take parcels from a lane, fairly by cost among its subqueues, urgent priorities first.
 -- KEYS: payloads, meta, ring, due, blocked, state, claimed
 -- ARGV: list prefix, lease, max_cost, max_parcels, promote_limit
--- Returns {version, next_ms (-1: empty), payload, payload, ...}
+-- Returns {version, next_ms (-1: empty), payload, payload, ...}; nothing from a lane that was closed
 local payloads, meta, ring, due, blocked, state, claimed =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local prefix, lease, max_cost, max_parcels = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+if redis.call('HEXISTS', state, 'closed') == 1 then return {0, -1} end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 
