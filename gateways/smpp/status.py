@@ -1,6 +1,6 @@
 """What each command_status of a refusal means to us.
 
-One literal table of SMPP 3.4 section 5.1.3. A code outside it, a carrier's own (0x400 to
+One literal table of SMPP 3.4 section 5.1.3, and of what 5.0 adds. A code outside it, a carrier's own (0x400 to
 0x4FF) among them, is `UNKNOWN_STATUS` unless the gateway's `status` setting names it.
 
 An answer with a status is an explicit refusal, so none of these is `Unknown`: a segment that
@@ -64,6 +64,14 @@ STATUS: Mapping[int, tuple[str, type[Refusal], str]] = {
     0xC4: ("ESME_RINVOPTPARAMVAL", Rejected, "protocol_error"),
     0xFE: ("ESME_RDELIVERYFAILURE", Rejected, "rejected"),  # only for data_sm
     0xFF: ("ESME_RUNKNOWNERR", Retry, "gateway_error"),  # refused, cause unknown
+    # SMPP 5.0, 4.7.6; those of broadcasts are left out
+    0x100: ("ESME_RSERTYPUNAUTH", Rejected, "protocol_error"),  # service_type: a wrong setting
+    0x101: ("ESME_RPROHIBITED", Rejected, "rejected"),  # this ESME may not submit
+    0x102: ("ESME_RSERTYPUNAVAIL", Retry, "gateway_error"),  # service_type unavailable
+    0x103: ("ESME_RSERTYPDENIED", Rejected, "rejected"),  # service_type denied
+    0x104: ("ESME_RINVDCS", Rejected, "content_rejected"),  # data_coding
+    0x105: ("ESME_RINVSRCADDRSUBUNIT", Rejected, "invalid_sender"),
+    0x106: ("ESME_RINVDSTADDRSUBUNIT", Rejected, "invalid_number"),
 }
 
 # Refused with a code that neither the specification nor the setting explains. Not retried: the
