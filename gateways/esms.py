@@ -15,6 +15,7 @@ the first request may well have been taken. No validity can be given. One SMSID 
 
 Written from documentation alone, never run against eSMS' service: everything here.
 Sources: https://developers.esms.vn/esms-api/ham-gui-tin/tin-nhan-sms-otp-cskh,
+https://developers.esms.vn/esms-api/ham-gui-tin/tin-sms-co-dinh-gia-re,
 https://developers.esms.vn/esms-api/bang-ma-loi, https://developers.esms.vn/esms-api/callback-url.
 """
 
@@ -144,6 +145,8 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
     }
     if settings.sms_type == "2":
         body["Brandname"] = submission.sender
+    else:
+        body["Unicode"] = body["IsUnicode"]  # the page about fixed numbers calls it so, the others don't
     if settings.report_url:
         body["CallbackUrl"] = settings.report_url
     return json_post(settings.url, {}, body)

@@ -29,7 +29,11 @@ def parsed(url=URL, **settings):
             {},
             {"Phone": "0901888484", "SmsType": "2", "IsUnicode": "1", "Brandname": "ACME"},
         ),
-        ({}, {"sms_type": "8"}, {"Phone": "0901888484", "SmsType": "8", "IsUnicode": "0"}),
+        (
+            {},
+            {"sms_type": "8"},
+            {"Phone": "0901888484", "SmsType": "8", "IsUnicode": "0", "Unicode": "0"},
+        ),
         (
             {"to": "+85612345678"},
             CALLED,
