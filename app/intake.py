@@ -396,6 +396,7 @@ def _grouped(singles: Sequence[Single], now_s: float) -> tuple[list[Draft], list
             pack.test,
             pack.shift_tables,
             pack.campaign,
+            pack.gateway,
             single.due_at,
             single.priority,
         )

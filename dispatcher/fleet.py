@@ -19,7 +19,7 @@ from app.domain import routing
 from app.domain.contacts import TenantRules
 from app.domain.health import limits_of
 from app.domain.pack import Entry, Pack
-from app.domain.routing import Asked, Health, Plan
+from app.domain.routing import Asked, Health, Plan, asked_of
 from app.store import binds as bind_slots
 from app.store import config as configuration
 from app.store import tenant_rules
@@ -212,9 +212,7 @@ class Fleet:
 
         `closed`: throttles with nothing free, until (Unix seconds).
         """
-        plan = self.table.plan(
-            Asked(pack.tenant_id, pack.category, pack.sender, pack.region, pack.country, pack.test)
-        )
+        plan = self.table.plan(asked_of(pack))
         heads: dict[tuple[str, ...], str | None] = {}  # the gateway to take, by the choice's gateways
         if plan.uniform is not None:
             names = plan.uniform.gateways
@@ -241,9 +239,7 @@ class Fleet:
     ) -> Way | None:
         """The way of texts of which a carrier has a part: the first of their gateways that fits. None: each of these
         is up, and none does. Health is no reason to wait: no other gateway can help."""
-        plan = self.table.plan(
-            Asked(pack.tenant_id, pack.category, pack.sender, pack.region, pack.country, pack.test)
-        )
+        plan = self.table.plan(asked_of(pack))
         choice = plan.uniform or plan.choice(entries[0].to, entries[0].recipient)
         absent = []
         for name in choice.gateways:

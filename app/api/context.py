@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.api.auth import Authenticator
+from app.api.explaining import Explainer
 from app.api.metrics import Metrics
 from app.api.reference import References
 from app.intake import Intake
@@ -24,6 +25,7 @@ class Context:
     queue: Queue
     authenticator: Authenticator
     references: References
+    explainer: Explainer
     intake: Intake
     metrics: Metrics
     clock: Callable[[], float] = field(default=time.time)

@@ -26,6 +26,7 @@ from app.api import (
     callbacks,
     console,
     docs,
+    explain,
     health,
     openapi,
     posting,
@@ -37,6 +38,7 @@ from app.api import (
 from app.api.auth import Authenticator
 from app.api.context import Context
 from app.api.entrance import Application
+from app.api.explaining import Explainer
 from app.api.metrics import LEAVE_S, Metrics
 from app.api.reference import References
 from app.intake import Intake
@@ -86,6 +88,7 @@ def create_app(settings: Settings, metrics_folder: Path | None = None) -> FastAP
 def _routers() -> Iterable[APIRouter]:
     """Ours, and those of the resources."""
     yield health.router
+    yield explain.router
     yield reading.router
     yield batches.router
     yield callbacks.router
@@ -112,6 +115,7 @@ async def _lifespan(app: FastAPI, settings: Settings, metrics_folder: Path | Non
         queue=queue,
         authenticator=Authenticator(database, time.monotonic),
         references=References(database, time.monotonic),
+        explainer=Explainer(database),
         intake=intake,
         metrics=metrics,
     )

@@ -397,6 +397,82 @@ class RejectionPage(msgspec.Struct):
     next: str | None
 
 
+class ExplainedCheck(msgspec.Struct):
+    """One check of the rules, and its verdict: `pass`, `exempt`, `hold`, `stop`."""
+
+    check: str
+    rule: str
+    version: str
+    verdict: str
+
+
+class ExplainedRoute(msgspec.Struct):
+    """The route that holds: the first that matches."""
+
+    id: int
+    position: int
+    to: str
+    category: CategoryName | None
+    sender: str | None
+    strategy: Literal["preference", "weight", "cost"]
+
+
+class ExplainedPrice(msgspec.Struct):
+    """What the message costs by a gateway: `per_segment` is its price list's entry `to`."""
+
+    amount: str
+    per_segment: str
+    currency: str
+    to: str
+
+
+class ExplainedGateway(msgspec.Struct):
+    """A gateway that the route names. `health`: `well`, `probing`, `worse` (last choice), `failing`, `down`."""
+
+    name: str
+    health: str
+    price: ExplainedPrice | None
+
+
+class ExplainedThrottle(msgspec.Struct):
+    """A rate that the message is held to, in segments in any sliding second; `used` of it now."""
+
+    of: str  # region, sender or gateway
+    rate: int
+    used: int
+
+
+class Explanation(msgspec.Struct, kw_only=True):
+    """What a message would get now. `verdict`: `send`, `hold` (till `until`, where that is known) or `stop`, with the
+    reason. `gateway` is the one that it would go by; `gateways` are those of its route in the order in which they are
+    tried. `text` is as it would be sent."""
+
+    to: str
+    region: str
+    country: str
+    verdict: Literal["send", "hold", "stop"]
+    reason: str | None
+    until: datetime | None
+    sender: str
+    gateway: str | None
+    route: ExplainedRoute | None
+    gateways: list[ExplainedGateway]
+    encoding: str | None
+    segments: int
+    text: str
+    price: ExplainedPrice | None
+    checks: list[ExplainedCheck]
+    throttles: list[ExplainedThrottle]
+
+
+class Explanations(msgspec.Struct):
+    """One for each recipient that would be accepted, in their order; `rejected` are the others."""
+
+    data: list[Explanation]
+    rejected: list[Rejection]
+    warnings: list[Warned]
+
+
 class Change(msgspec.Struct, forbid_unknown_fields=True):
     """Who asks for a change, and why; both go to the audit log. The key's name stands in for the actor."""
 
@@ -438,7 +514,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     _, found = msgspec.json.schema_components(
         (
             *(PostMessage, PostBatch, BatchTerms, Posted, PostedBatch, Recipient, Message, MessagePage),
-            *(Batch, BatchPage, RejectionPage, Change, ProblemView),
+            *(Batch, BatchPage, RejectionPage, Change, ProblemView, Explanations),
         ),
         ref_template="#/components/schemas/{name}",
     )

@@ -186,7 +186,7 @@ class Breaker(msgspec.Struct, gc=False):
 
 def worst(healths: Iterable[Health]) -> Health:
     """The gravest."""
-    return max(healths, key=_GRAVITY.index, default="well")
+    return max(healths, key=GRAVITY.index, default="well")
 
 
-_GRAVITY: tuple[Health, ...] = ("well", "probing", "worse", "failing", "down")
+GRAVITY: tuple[Health, ...] = ("well", "probing", "worse", "failing", "down")

@@ -51,6 +51,7 @@ class Pack(msgspec.Struct, array_like=True, gc=False):
     test: bool = False  # posted with a test key: the sandbox only
     shift_tables: bool = False  # national shift tables are welcome, where a gateway has them
     campaign: str | None = None  # by which a campaign's own cap counts
+    gateway: str = ""  # the one gateway that it may go by: a probe's
 
 
 class Rest(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -97,7 +98,8 @@ def subqueue_of(parcel: Parcel) -> str:
     """What shares a place in the lane's ring: priority, tenant, batch and sender."""
     pack = parcel.pack
     batch = pack.batch_id.hex() if pack.batch_id else "-"
-    return f"{parcel.priority}/{pack.tenant_id}/{batch}/{pack.sender}"
+    forced = f"/{pack.gateway}" if pack.gateway else ""  # one that is down must not hold up the others
+    return f"{parcel.priority}/{pack.tenant_id}/{batch}/{pack.sender}{forced}"
 
 
 def bitmap(indexes: Iterable[int]) -> bytes:

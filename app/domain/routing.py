@@ -22,6 +22,8 @@ from typing import Literal
 
 import msgspec
 
+from app.domain.pack import Pack
+
 Strategy = Literal["preference", "weight", "cost"]
 STRATEGIES: tuple[Strategy, ...] = ("preference", "weight", "cost")
 TEST_GATEWAY = "sandbox"  # where texts of test keys go, and nothing else does it for them
@@ -70,6 +72,13 @@ class Asked(msgspec.Struct, frozen=True):
     country: str
     test: bool = False
     gateway: str = ""
+
+
+def asked_of(pack: Pack) -> Asked:
+    """What decides the route of a pack's messages."""
+    return Asked(
+        pack.tenant_id, pack.category, pack.sender, pack.region, pack.country, pack.test, pack.gateway
+    )
 
 
 class Choice(msgspec.Struct, frozen=True):

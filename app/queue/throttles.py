@@ -125,4 +125,36 @@ class Throttles:
         return self._server.no_sooner(slot / 1000)
 
     def _key(self, name: str) -> str:
-        return f"v{self._queue.epoch}:{{throttles}}:{name}"
+        return _key(self._queue, name)
+
+
+async def used(queue: Queue, names: Sequence[str]) -> dict[str, int]:
+    """Segments that count against each of these throttles now, reserved ones too. One round trip, nothing is taken.
+
+    Raises RedisError.
+    """
+    if not names:
+        return {}
+    pipe = queue.client.pipeline(transaction=False)
+    pipe.time()
+    for name in names:
+        pipe.hgetall(_key(queue, name))
+    (seconds, micros), *hashes = await queue.execute(pipe)
+    now_ms = seconds * 1000 + micros // 1000
+    return {name: sum(_live(fields, now_ms)) for name, fields in zip(names, hashes, strict=True)}
+
+
+def _key(queue: Queue, name: str) -> str:
+    return f"v{queue.epoch}:{{throttles}}:{name}"
+
+
+def _live(fields: dict[bytes, bytes], now_ms: int) -> list[int]:
+    """The tokens of a throttle's hash that have neither ended nor aged out, as `reserve.lua` keeps them."""
+    found = []
+    for field, n in fields.items():
+        kind, bucket = field[:1], field[1:]
+        if kind in (b"e", b"r") and bucket.isdigit():
+            ends = int(bucket) * BUCKET_MS + (HOLD_MS if kind == b"r" else 0)
+            if ends > now_ms:
+                found.append(int(n))
+    return found

@@ -7,6 +7,7 @@ RULES = 0x766F6C6C03  # shared: a change of the rules; exclusive: a page of the 
 EPOCH = 0x766F6C6C04  # building Redis' copy
 SWEEPER = 0x766F6C6C05  # the one sweeper
 SEGMENTS = 0x766F6C6C06  # putting the states of a text's segments together
+PROBES = 0x766F6C6C08  # making a probe
 TENANT_CLASS = 0x766F6C  # with a tenant's number: changes of that tenant's rules
 INBOUND_CLASS = 0x766F6E  # with a gateway's number: storing texts that came in
 BINDS_CLASS = 0x766F6D  # with a gateway's number: sharing its binds

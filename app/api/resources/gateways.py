@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, Field, StringConstraints
 
 import gateways
 from app.api.auth import Caller, require
+from app.api.explaining import NoSink
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import FieldError, Problem
 from app.api.reading import context_of
 from app.api.resources.base import PROBLEMS, Change, Text, by, changing, demand_operator, given
+from app.domain import health
 from app.domain.masking import mask_settings, mask_url, same_place, unmask_settings, unmask_url
-from app.store import config
+from app.queue import health as shared
+from app.queue import status
+from app.queue.connection import Queue, Unavailable
+from app.store import config, dispatch
 from app.store.config import GATEWAY
-from gateways.base import Inbound, Outcome, Receipt, Submission
+
+MAX_REGIONS = 500
 
 router = APIRouter(tags=["gateways"], route_class=IdempotentRoute, responses=PROBLEMS)
 Operator = Annotated[Caller, Depends(require("operate"))]
@@ -70,26 +77,10 @@ class GatewayChange(Change):
     health: dict[str, Any] | None = None
 
 
-class _NoSink:
-    """A gateway that is made only to see whether its settings are right reports to nobody."""
-
-    def outcomes(self, batch: Sequence[tuple[Submission, int, Outcome]]) -> None:
-        """Nothing was submitted."""
-
-    def ready(self) -> None:
-        """It is never opened."""
-
-    async def receipts(self, gateway: str, batch: Sequence[Receipt]) -> None:
-        """It is never opened."""
-
-    async def inbound(self, gateway: str, batch: Sequence[Inbound]) -> None:
-        """It is never opened."""
-
-
 def check(name: str, url: str, settings: Mapping[str, Any]) -> None:
     """Whether a gateway can be made of this. Raises Problem (422), which repeats no secret."""
     try:
-        gateways.make(name, url, settings, _NoSink())
+        gateways.make(name, url, settings, NoSink())
     except ValueError as error:
         raise Problem(
             422, "invalid_value", str(error), [FieldError("/url", "invalid_value", str(error))]
@@ -162,3 +153,123 @@ async def change_gateway(name: Name, body: GatewayChange, request: Request, call
                 version=old["version"] if body.version is None else body.version,
             )
             return _view(row)
+
+
+class Judged(BaseModel):
+    """How a gateway does, by what all dispatchers saw: answers of the last 30 s, and receipts of texts accepted in the
+    5 minutes before the last `receipt_after_s`. Shares are 0 to 1; null: nothing to divide."""
+
+    answers: int
+    failed_share: float | None
+    throttled_share: float | None
+    slow_share: float | None
+    answer_ms: int | None
+    texts: int
+    receipt_share: float | None
+    delivered_share: float | None
+    receipt_ms: int | None
+
+
+class Breaker(BaseModel):
+    """A breaker that is not closed, of one dispatcher (each judges for itself). `region` null: the whole gateway."""
+
+    dispatcher: int
+    region: str | None
+    state: str
+    cause: str
+    health: str
+    since: datetime
+    until: datetime
+
+
+class GatewayHealth(BaseModel):
+    """`health` is the worst that a dispatcher makes of it: `well`, `probing`, `worse` (it is the last choice),
+    `failing` (it takes nothing but a few texts that probe it), `down` (no bind is up)."""
+
+    name: str
+    health: str
+    binds: int
+    limits: dict[str, Any]
+    total: Judged
+    regions: dict[str, Judged]
+    breakers: list[Breaker]
+
+
+@router.get("/v1/gateways/{name}/health", summary="How a gateway does")
+async def gateway_health(name: Name, request: Request, caller: Operator) -> GatewayHealth:
+    """Its binds, the shares by which it is judged, by region, and its breakers."""
+    await demand_operator(request, caller)
+    context = context_of(request)
+    with changing():
+        async with context.database.connect() as connection:
+            row = await config.read(connection, GATEWAY, {"name": name})
+    async with context.database.driver() as driver:
+        leases = await dispatch.live_leases(driver)
+    limits = health.limits_of(row["health"])
+    try:
+        shown = await status.shown(context.queue, leases)
+        recent, old = await _counts(context.queue, name, limits, context.clock())
+    except Unavailable:
+        raise Problem(503, "unavailable", "Redis can't be asked now") from None
+    binds = sum(b.gateway == name and b.state == "bound" for one in shown.values() for b in one.binds)
+    breakers = [(lease, c) for lease, one in shown.items() for c in one.circuits if c.gateway == name]
+    regions = sorted({*recent, *old})[:MAX_REGIONS]
+    return GatewayHealth(
+        name=name,
+        health=str(max((c.health for _, c in breakers), key=_gravity, default="well")) if binds else "down",
+        binds=binds,
+        limits=msgspec.to_builtins(limits),
+        total=_judged(health.total(recent.values()), health.total(old.values())),
+        regions={r: _judged(recent.get(r, health.Counts()), old.get(r, health.Counts())) for r in regions},
+        breakers=[
+            Breaker(
+                dispatcher=lease,
+                region=c.region or None,
+                state=c.state,
+                cause=c.cause,
+                health=c.health,
+                since=datetime.fromtimestamp(c.since, UTC),
+                until=datetime.fromtimestamp(c.until, UTC),
+            )
+            for lease, c in breakers
+        ],
+    )
+
+
+def _gravity(name: str) -> int:
+    return health.GRAVITY.index(name) if name in health.GRAVITY else 0  # type: ignore[arg-type]
+
+
+async def _counts(
+    queue: Queue, name: str, limits: health.Limits, now_s: float
+) -> tuple[dict[str, health.Counts], dict[str, health.Counts]]:
+    """By region: what the answers are judged by, and the texts that should have receipts. Raises Unavailable."""
+    last = now_s - limits.receipt_after_s
+    bucket_of = shared.bucket_of
+    found = []
+    for buckets in (
+        range(bucket_of(now_s - health.WINDOW_S), bucket_of(now_s) + 1),
+        range(bucket_of(last - health.RECEIPTS_S), bucket_of(last)),
+    ):
+        sums: dict[str, health.Counts] = {}
+        for (_, region, _), counts in (await shared.read(queue, [name], buckets)).items():
+            sums.setdefault(region, health.Counts()).add(counts)
+        found.append(sums)
+    return found[0], found[1]
+
+
+def _judged(seen: health.Counts, old: health.Counts) -> Judged:
+    def share(n: int, of: int) -> float | None:
+        return round(n / of, 4) if of else None
+
+    return Judged(
+        answers=seen.answers,
+        failed_share=share(seen.failed, seen.answers),
+        throttled_share=share(seen.throttled, seen.answers),
+        slow_share=share(seen.slow, seen.answers),
+        answer_ms=seen.answer_ms // seen.answers if seen.answers else None,
+        texts=old.texts,
+        receipt_share=share(old.receipts, old.texts),
+        delivered_share=share(old.delivered, old.texts),
+        receipt_ms=old.receipt_ms // old.receipts if old.receipts else None,
+    )

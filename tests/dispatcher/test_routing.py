@@ -1,0 +1,312 @@
+"""Routes, failover and explanations on real engines: explain, then send, and it is what was explained."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+import app.countries
+from app.domain.message import Category, State
+from app.settings import Settings
+from app.store import config, keys
+from app.store.audit import By
+from gateways.sandbox import Behaviour, Sandbox
+from gateways.sandbox import Settings as SandboxSettings
+from tests.api.conftest import Running
+from tests.dispatcher.conftest import Smsc, numbers
+
+if TYPE_CHECKING:
+    from tests.dispatcher.conftest import MakeWorld, World
+
+BY = By("tests", "a test")
+Until = Callable[..., Awaitable[Any]]
+
+
+@pytest_asyncio.fixture
+async def other() -> AsyncIterator[Smsc]:
+    """A second sandbox."""
+    sandbox = Sandbox(SandboxSettings(port=0, control_port=0, behaviour=Behaviour(receipt_delay_s=0.05)))
+    await sandbox.start()
+    assert sandbox.control_port is not None
+    yield Smsc(sandbox.port, sandbox.control_port)
+    await sandbox.stop()
+
+
+async def two(make_world: MakeWorld, smsc: Smsc, other: Smsc, **options: Any) -> World:
+    """A world with the gateways `smsc` and `other`, and the route to them."""
+    world = await make_world(smsc, **options)
+    first = world.smsc
+    world.smsc = other
+    await world.gateway("other")
+    world.smsc = first
+    await world.change(config.ROUTE, {"id": 1}, gateways=["smsc", "other"])
+    return world
+
+
+async def both_bound(world: World, local: Any, until: Until) -> None:
+    await until(lambda: all(local.process.fleet.usable(name) for name in ("smsc", "other")), "two are bound")
+
+
+@pytest.mark.parametrize("fault", ["cut", "refused", "slow", "throttling"])
+async def test_what_is_queued_goes_by_the_other_gateway(
+    make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until, fault: str
+) -> None:
+    world = await two(make_world, smsc, other)
+    local = await world.start()
+    await both_bound(world, local, until)
+    if fault == "refused":
+        await smsc.change(error=1.0)
+    elif fault == "slow":
+        await smsc.change(answer_delay_s=2.0)
+    elif fault == "throttling":
+        await smsc.change(rate=1)
+    else:
+        await smsc.change(cut_at=1, mute=True)
+    await world.accept(numbers(300), category=Category.transactional, retry_unknown=False)
+    done = (State.delivered, State.unknown, State.submitted)
+
+    async def settled() -> bool:
+        states = await world.states()
+        return sum(n for state, n in states.items() if state in done) == 300
+
+    await until(settled, "all have left", timeout_s=60)
+    taken = await other.taken()
+    assert sum(taken.values()) > 150
+    assert all(n == 1 for n in ((await smsc.taken()) + taken).values())
+    states = await world.states()
+    assert states[State.unknown] <= 60  # a window
+    await world.check_books()
+
+
+async def test_a_gateway_without_receipts_becomes_the_last_choice(
+    make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until
+) -> None:
+    world = await two(make_world, smsc, other)
+    await world.change(config.GATEWAY, {"name": "smsc"}, health={"receipt_after_s": 1, "receipt_share": 0.5})
+    await smsc.change(lost=1.0)
+    local = await world.start()
+    await both_bound(world, local, until)
+    await world.accept(numbers(60), category=Category.transactional)
+    watch = local.process.watch
+    await until(lambda: watch.standing("smsc", "US") != "well", "it is judged", timeout_s=30)
+    assert dict(watch.trips) == {("smsc", "no_receipts"): 1}
+    await world.accept(numbers(40, start=1000), category=Category.transactional)
+    await until(lambda: _is(other, 35), "the other one takes them")
+    assert watch.standing("other", "US") == "well"
+
+
+async def _is(smsc: Smsc, least: int) -> bool:
+    return sum((await smsc.taken()).values()) >= least
+
+
+async def test_the_only_gateway_goes_on_when_it_is_well_again(
+    make_world: MakeWorld, smsc: Smsc, until: Until
+) -> None:
+    world = await make_world(smsc)
+    await smsc.change(error=1.0)
+    local = await world.start()
+    await world.accept(numbers(40), category=Category.transactional)
+    await until(lambda: local.process.watch.trips, "it is left")
+    before = len(await smsc.ledger())
+    assert before <= 100  # a window or two, not each text again and again
+    await smsc.change(error=0.0)
+    await world.until_final(timeout_s=60)
+    assert await world.states() == Counter({State.delivered: 40})
+    await world.check_books()
+
+
+async def test_weights_split_and_a_recipient_keeps_its_gateway(
+    make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until
+) -> None:
+    world = await two(make_world, smsc, other)
+    await world.change(config.ROUTE, {"id": 1}, strategy="weight", weights=[75, 25])
+    local = await world.start()
+    await both_bound(world, local, until)
+    people = numbers(400)
+    await world.accept(people, category=Category.transactional)
+    await world.until_final(timeout_s=60)
+    first = await smsc.taken()
+    assert 0.65 < len(first) / 400 < 0.85
+    await world.accept(people, category=Category.transactional)
+    await world.until_final(timeout_s=60)
+    assert set(await smsc.taken()) == set(first)
+    assert set((await other.taken()).values()) == {2}
+    await world.check_books()
+
+
+async def test_a_change_of_routes_holds_at_once(
+    make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until
+) -> None:
+    world = await two(make_world, smsc, other)
+    local = await world.start()
+    await both_bound(world, local, until)
+    started = time.monotonic()
+    await world.change(config.ROUTE, {"id": 1}, gateways=["other"])
+    version = await world.value("SELECT version FROM config_version")
+    await until(lambda: local.process.fleet.config.version == version)
+    print(f"in force after {time.monotonic() - started:.3f} s")
+    await world.accept(numbers(20), category=Category.transactional)
+    await world.until_final()
+    assert not await smsc.ledger()
+
+
+# -- explanations
+
+
+class Api:
+    """The API beside a world, and a key of its first tenant."""
+
+    def __init__(self, url: str, key: str, session: aiohttp.ClientSession) -> None:
+        self.url, self.key, self.session = url, key, session
+
+    async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        async with self.session.request(method, self.url + path, json=body, headers=headers) as r:
+            return r.status, (await r.json(content_type=None)) if r.status != 204 else None
+
+
+@pytest_asyncio.fixture
+async def api_of() -> AsyncIterator[Callable[[World], Awaitable[Api]]]:
+    """Starts an API for a world."""
+    running: list[Running] = []
+    session = aiohttp.ClientSession()
+
+    async def make(world: World) -> Api:
+        server = Running(Settings(database_url=world.database_url, redis_url=world.redis_url))
+        port = await server.start()
+        running.append(server)
+        async with world.database.driver() as driver:
+            _, secret = await keys.create(
+                driver, tenant_id=1, name="test", scopes=keys.SCOPES, test=False, created_by="test",
+                now_s=time.time(),
+            )  # fmt: skip
+        return Api(f"http://127.0.0.1:{port}", secret, session)
+
+    yield make
+    for server in running:
+        await server.stop()
+    await session.close()
+
+
+CASES: list[dict[str, Any]] = [
+    {"category": "transactional", "body": "Hello"},
+    {"category": "otp", "body": "Your code is 123456", "to": "+84912345678"},
+    {"category": "transactional", "body": "Xin chào " * 20, "to": "+84912345679"},
+    {"category": "transactional", "body": "Hi {name}", "variables": {"name": "An"}, "to": "+447911123456"},
+    {"category": "transactional", "body": "Hi", "sender": "pool:main", "to": "+14155550123"},
+    {"category": "transactional", "body": "Hi", "sender": "pool:main", "to": "+84912345670"},
+]
+
+
+async def test_what_is_explained_is_what_happens(
+    make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until, api_of: Callable[[World], Awaitable[Api]]
+) -> None:
+    world = await two(make_world, smsc, other)
+    folder = Path(app.countries.__file__).with_name("rules")
+    world.packs = {one.name: one.read_bytes() for one in folder.glob("*.toml")}  # those that the API has
+    for name, price in (("smsc", "0.05"), ("other", "0.03")):
+        prices = {"*": price, "+84": "0.02" if name == "smsc" else "0.04"}
+        await world.change(config.GATEWAY, {"name": name}, currency="USD", prices=prices)
+    await world.change(config.ROUTE, {"id": 1}, strategy="cost")
+    async with world.database.begin() as connection:
+        for address in ("12025550111", "12025550112", "84901234567", "VOLLEY"):
+            key = {"tenant_id": 1, "address": address}
+            await config.create(connection, config.SENDER, key, BY)
+        members = [{"address": a} for a in ("12025550111", "12025550112", "84901234567", "VOLLEY")]
+        await config.create(connection, config.POOL, {"tenant_id": 1, "name": "main", "members": members}, BY)
+    local = await world.start()
+    await both_bound(world, local, until)
+    api = await api_of(world)
+    await until(lambda: _ready(api), "the API is attached")
+    for case in CASES:
+        body = {"to": "+12025550101", "sender": "12025550199", **case}
+        status, found = await api.call("POST", "/v1/messages/explain", body)
+        assert status == 200, found
+        (explained,) = found["data"]
+        assert explained["verdict"] == "send", explained
+        status, posted = await api.call("POST", "/v1/messages", body)
+        assert status == 202, posted
+        world.accepted += 1
+        await world.until_final(timeout_s=40)
+        _, message = await api.call("GET", f"/v1/messages/{posted['id']}")
+        attempt = message["attempts"][-1]
+        assert attempt["gateway"] == explained["gateway"]
+        assert explained["gateway"] == ("smsc" if body["to"].startswith("+84") else "other")
+        assert message["segments"] == explained["segments"] == len(attempt["outcomes"])
+        assert message["sender"] == explained["sender"]
+        assert message["body"] == explained["text"]
+        steps = [{k: line[k] for k in ("check", "rule", "version", "verdict")} for line in message["trace"]]
+        assert steps[: len(explained["checks"])] == explained["checks"]
+    batch: dict[str, Any] = {"category": "transactional", "body": "Hi", "sender": "pool:main"}
+    batch["recipients"] = [{"to": "+4"}, {"to": "+14155550123"}, {"to": "+33612345678"}]
+    status, found = await api.call("POST", "/v1/messages/explain", batch)
+    assert status == 200, found
+    assert [(one["index"], one["code"]) for one in found["rejected"]] == [(0, "invalid_number")]
+    american, french = found["data"]
+    assert american["sender"] in ("12025550111", "12025550112")
+    assert french["sender"] == "VOLLEY"  # no number of that country: the one for all others
+    assert american["price"] == {"amount": "0.03", "per_segment": "0.03", "currency": "USD", "to": "*"}
+    assert not [r for r in await other.ledger() if r["to"] == "33612345678"]
+
+
+async def _ready(api: Api) -> bool:
+    status, _ = await api.call(
+        "POST",
+        "/v1/messages/explain",
+        {"to": "+12025550101", "sender": "12025550199", "category": "otp", "body": "x"},
+    )
+    return status == 200
+
+
+async def test_a_probe_tells_what_each_gateway_does(
+    make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until, api_of: Callable[[World], Awaitable[Api]]
+) -> None:
+    world = await two(make_world, smsc, other)
+    await other.change(error=1.0, error_status="ESME_RX_P_APPN")
+    local = await world.start()
+    await both_bound(world, local, until)
+    api = await api_of(world)
+    probe = {"region": "US", "sender": "12025550199", "reason": "launch"}
+    status, problem = await api.call("POST", "/v1/probes", probe)
+    assert (status, problem["code"]) == (422, "invalid_value")
+    change = {"test_numbers": ["+1 415 200 0001", "+14152000002"], "reason": "our phones"}
+    status, region = await api.call("PATCH", "/v1/regions/US", change)
+    assert (status, region["test_numbers"]) == (200, ["+14152000001", "+14152000002"])
+    status, made = await api.call("POST", "/v1/probes", probe)
+    assert (status, made["texts"], made["gateways"]) == (202, 4, ["smsc", "other"])
+    world.accepted += 4
+    assert (await api.call("POST", "/v1/probes", probe))[0] == 429
+    await world.until_final(timeout_s=40)
+    status, result = await api.call("GET", made["url"])
+    assert status == 200
+    assert result["complete"]
+    good, bad = sorted(result["gateways"], key=lambda one: one["gateway"] != "smsc")
+    assert (good["accepted"], good["delivered"], good["receipt_rate"], good["acceptance"]) == (2, 2, 1.0, 1.0)
+    assert good["receipt_ms"] is not None
+    assert (bad["accepted"], bad["refused"], bad["acceptance"], bad["reasons"]) == (
+        0,
+        2,
+        0.0,
+        {"rejected": 2},
+    )
+    assert sorted(one["to"] for one in await smsc.ledger()) == ["14152000001", "14152000002"]
+    await world.check_books()
+    entries = await world.fetch("SELECT action, after::text FROM audit_log WHERE action ~ 'probe|region'")
+    assert {row["action"] for row in entries} == {"region.create", "probe.create"}
+    assert not any("4152000001" in row["after"] for row in entries)
+    await until(lambda: _judged(api), "the gateway's health is shown")
+
+
+async def _judged(api: Api) -> bool:
+    status, found = await api.call("GET", "/v1/gateways/smsc/health")
+    assert status == 200
+    return (
+        found["binds"] == 1 and found["total"]["answers"] >= 2 and found["regions"]["US"]["failed_share"] == 0
+    )
