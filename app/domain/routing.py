@@ -21,8 +21,10 @@ from hashlib import blake2b
 from typing import Literal
 
 import msgspec
+from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
 
 from app.domain.pack import Pack
+from app.domain.phone import calling_code
 
 Strategy = Literal["preference", "weight", "cost"]
 STRATEGIES: tuple[Strategy, ...] = ("preference", "weight", "cost")
@@ -220,7 +222,7 @@ class Table:
                 if route.to in (ANYWHERE, asked.region, asked.country):
                     yield route
                     return
-                if route.to[0] == "+":
+                if route.to[0] == "+" and _may_hold(route.to, asked.country):
                     yield route
 
     def price(self, gateway: str, to: str, region: str, country: str) -> Price | None:
@@ -247,6 +249,12 @@ class Table:
                 compared.append((price.amount * rate, place, name))
         first = [name for _, _, name in sorted(compared)]
         return [*first, *(name for name in gateways if name not in first)]
+
+
+def _may_hold(prefix: str, country: str) -> bool:
+    """Whether a number of that country may begin so."""
+    code = calling_code(prefix)
+    return not code or country in COUNTRY_CODE_TO_REGION_CODE.get(int(code), (country,))
 
 
 def drawn(names: Sequence[str], weights: Sequence[int], recipient: bytes) -> list[str]:
