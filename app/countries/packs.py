@@ -152,6 +152,13 @@ class Packs:
             return self._area(e164[:5], country)
         return self._jurisdiction(country, (), self._places.zones(e164, country))
 
+    def anywhere(self, country: str, known_zone: str | None = None) -> Jurisdiction:
+        """A country of whose recipient no number is known: every zone, and every state with rules of its own."""
+        pack = self.pack(country)
+        divided = pack.id == country and pack.data.subdivisions
+        zones = (known_zone,) if known_zone is not None else self._places.country_zones(country, "")
+        return self._jurisdiction(country, _all_subdivisions(pack) if divided else (), zones)
+
     def hours(
         self,
         jurisdiction: Jurisdiction,

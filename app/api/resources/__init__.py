@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from app.api.resources import (
     audit,
     consents,
+    countries,
     gateways,
     inbound,
     keys,
@@ -35,6 +36,7 @@ routers: list[APIRouter] = [
     routes.router,
     regions.router,
     probes.router,
+    countries.router,
     tenants.router,
     keys.router,
     audit.router,

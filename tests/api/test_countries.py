@@ -1,0 +1,106 @@
+"""/v1/countries: reading the packs, asking them about a time, and putting one's own in place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.resources import files
+
+import pytest
+
+FR = files("app.countries").joinpath("rules", "FR.toml").read_text("utf-8")
+
+
+async def test_all_packs_are_listed_with_what_they_are(api):
+    page = (await api.get("/v1/countries")).json
+    assert "not law" in page["notice"]
+    found = {one["code"]: one for one in page["data"]}
+    assert len(found) == 61
+    assert found["VN"]["sourced"] is True
+    assert found["PL"]["sourced"] is False
+    assert found["VN"]["confidence"] == "high"
+
+
+async def test_one_pack_has_its_sources(api):
+    one = (await api.get("/v1/countries/VN")).json
+    assert one["rules"]["label"]["start"]["add"] == "[QC] "
+    assert one["rules"]["sources"]
+    assert "not law" in one["notice"]
+    assert (await api.get("/v1/countries/EE")).json["pack"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("query", "is_open", "until", "rule"),
+    [
+        ("at=2027-02-17T11:00:00Z", True, "2027-02-17T18:59:00Z", "FR.marketing"),
+        ("at=2027-02-21T11:00:00Z", False, "2027-02-22T07:30:00Z", "FR.marketing"),
+        ("at=2027-02-21T11:00:00Z&category=otp", True, None, "FR.otp"),
+        ("at=2027-02-17T11:00:00Z&to=%2B33612345678", True, "2027-02-17T18:59:00Z", "FR.marketing"),
+        ("at=2027-02-17T11:00:00Z&to=+33612345678", True, "2027-02-17T18:59:00Z", "FR.marketing"),
+        ("at=2027-02-17T22:00:00Z&timezone=America/Cayenne", True, "2027-02-17T22:59:00Z", "FR.marketing"),
+    ],
+)
+async def test_what_it_would_do_at_a_time(api, query, is_open, until, rule):
+    verdict = (await api.get(f"/v1/countries/FR?{query}")).json["verdict"]
+    assert (verdict["open"], verdict["until"], verdict["rule"]) == (is_open, until, rule)
+    assert verdict["version"]
+
+
+async def test_a_state_holds_beside_its_country(api):
+    verdict = (await api.get("/v1/countries/US?to=%2B13055550123&at=2027-02-17T17:00:00Z")).json["verdict"]
+    assert verdict["subdivisions"] == ["US-FL"]
+    assert verdict["rule"] == "US-FL.marketing"
+    assert verdict["cap"] == {"max": 3, "per_s": 86_400, "rule": "US-FL.cap"}
+
+
+async def test_questions_that_make_no_sense(api):
+    assert (await api.get("/v1/countries/FR?to=%2B84912345678")).code == "invalid_number"
+    assert (await api.get("/v1/countries/FR?timezone=Mars/Base")).code == "invalid_timezone"
+    assert (await api.get("/v1/countries/France")).status == 422
+    reply = await api.call("GET", "/v1/countries", key=await api.tenant("no reader", ("send",)))
+    assert reply.code == "forbidden"
+
+
+async def test_a_pack_of_ones_own_holds_at_once_is_audited_and_goes_again(api):
+    shipped = (await api.get("/v1/countries/FR")).json["version"]
+    content = FR.replace('["08:30", "20:00"]', '["12:00", "13:00"]')
+    reply = await api.call("PUT", "/v1/countries/FR", json={"toml": content, "reason": "our counsel"})
+    assert reply.status == 200, reply.json
+
+    async def version() -> str:
+        return (await api.get("/v1/countries/FR")).json["version"]
+
+    deadline = time.monotonic() + 20
+    while (ours := await version()) == shipped:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    bad = await api.call("PUT", "/v1/countries/FR", json={"toml": content + "\nx = 1", "reason": "slip"})
+    assert (bad.status, bad.json["errors"][0]["pointer"]) == (422, "/toml")
+    assert "FR.toml" in bad.json["detail"]
+    assert "\n" not in bad.json["detail"]
+    assert await version() == ours
+    (entry,) = await api.fetch("SELECT actor, reason, after FROM audit_log WHERE subject = 'country_pack/FR'")
+    assert entry["reason"] == "our counsel"
+    assert "12:00" in entry["after"]
+    assert (await api.call("DELETE", "/v1/countries/FR?reason=back")).status == 204
+    while await version() != shipped:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    tenant = await api.tenant("not the operator")
+    reply = await api.call("PUT", "/v1/countries/FR", json={"toml": FR, "reason": "x"}, key=tenant)
+    assert reply.code == "forbidden"
+
+
+async def test_a_contacts_zone_is_kept_and_a_wrong_one_refused(api):
+    reply = await api.post("/v1/messages", api.message(timezone="Mars/Base"))
+    assert (reply.code, reply.json["errors"][0]["pointer"]) == ("invalid_timezone", "/timezone")
+    reply = await api.post(
+        "/v1/batches",
+        api.batch([{"to": "+12025550101", "timezone": "America/Nowhere"}, {"to": "+12025550101"}], body="Hi"),
+    )
+    assert reply.json["rejected"][0]["pointer"] == "/recipients/0/timezone"
+    csv = b"to,timezone\n+12025550101,America/Denver\n+12025550102,\n+12025550103,Nowhere\n"
+    reply = await api.raw(
+        "/v1/batches/upload?category=otp&body=Hi&sender=12025550100", csv, content_type="text/csv"
+    )
+    assert (reply.json["accepted"], reply.json["rejected"][0]["code"]) == (2, "invalid_timezone")
