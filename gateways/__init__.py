@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from app.domain.text import PLAIN, Coding
 from gateways.base import Gateway, Sink
 
 _SCHEME = re.compile(r"([a-z][a-z0-9]*)(?:\+[a-z0-9]+)?:")
@@ -33,6 +34,15 @@ def binds_wanted(url: str, settings: Mapping[str, Any] | None = None) -> int:
     kind = _kind("", url)
     wanted: int = kind.binds_wanted(url, settings or {}) if hasattr(kind, "binds_wanted") else 1
     return wanted
+
+
+def codings(url: str, settings: Mapping[str, Any] | None = None) -> tuple[Coding, Coding]:
+    """How the gateway of that URL cuts texts: in general, and those whose request allows shift tables."""
+    kind = _kind("", url)
+    if hasattr(kind, "codings_of"):
+        found: tuple[Coding, Coding] = kind.codings_of(url, settings or {})
+        return found
+    return PLAIN, PLAIN
 
 
 def account(url: str, settings: Mapping[str, Any] | None = None) -> str:

@@ -15,7 +15,7 @@ from collections import Counter
 
 import msgspec
 
-from app.domain.text import segment
+from app.domain.text import in_gsm7
 
 _SAME: dict[str, str] = {
     '"': "“”„‟″❝❞〝〞«»",
@@ -60,22 +60,14 @@ class Replaced(msgspec.Struct, array_like=True, frozen=True):
     times: int
 
 
-def plain(text: str) -> bool:
-    """Whether the text is in the GSM-7 alphabet. False for what can't be sent at all."""
-    try:
-        return segment(text, 1 << 30).encoding == "gsm7"
-    except ValueError:
-        return False
-
-
 def smarten(text: str) -> tuple[str, list[Replaced]] | None:
     """The text in GSM-7 and what was replaced in it; None when it is so already, or can't be made so."""
     if text.isascii() and "`" not in text and "\t" not in text and "\x0b" not in text:
         return None
-    if plain(text):
+    if in_gsm7(text):
         return None
     found = written(text)
-    return (found, replaced(text)) if plain(found) else None
+    return (found, replaced(text)) if in_gsm7(found) else None
 
 
 def written(text: str) -> str:
@@ -121,7 +113,7 @@ def without_accents(text: str) -> str:
     """
     found = written(text)
     every = _VIETNAMESE.search(found) is not None
-    return "".join(char if plain(char) and not every else _without(char) for char in found)
+    return "".join(char if in_gsm7(char) and not every else _without(char) for char in found)
 
 
 def _without(char: str) -> str:

@@ -157,6 +157,11 @@ def _gsm7(text: str) -> bytes | None:
     return septets
 
 
+def in_gsm7(text: str) -> bool:
+    """Whether all of it is in the default alphabet and its extension table."""
+    return _gsm7(text) is not None
+
+
 def _ucs2(text: str) -> bytes:
     try:
         return text.encode("utf-16-be")

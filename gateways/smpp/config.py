@@ -316,6 +316,11 @@ def encodings(options: Options) -> tuple[Encoding, ...]:
     return names  # type: ignore[return-value]
 
 
+def codings_of(url: str, settings: Mapping[str, Any]) -> tuple[Coding, Coding]:
+    """`codings` of the gateway of that URL."""
+    return codings(parse("smpp", url, settings).options)
+
+
 def codings(options: Options) -> tuple[Coding, Coding]:
     """How texts are cut: in general, and those whose request allows shift tables. Raises ValueError."""
     order = encodings(options)

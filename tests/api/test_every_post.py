@@ -155,6 +155,10 @@ async def _delivered(api: Any) -> str:
     return url
 
 
+async def _estimate(api: Any) -> Ask:
+    return Ask("/v1/texts/estimate", {"body": "x"}, {"body": "y"})
+
+
 async def _sender(api: Any) -> Ask:
     body = {"address": f"S{uuid.uuid4().hex[:8]}", "reason": "r"}
     return Ask("/v1/senders", body, {**body, "reason": "another"})
@@ -199,6 +203,7 @@ ASKS: dict[str, Callable[[Any], Awaitable[Ask]]] = {
     "/v1/batches/{batch_id}/resume": _resume,
     "/v1/batches/{batch_id}/cancel": _cancel_batch,
     "/v1/templates": _template,
+    "/v1/texts/estimate": _estimate,
     "/v1/suppressions": _suppression,
     "/v1/suppressions/bulk": _suppressions,
     "/v1/suppressions/import": _suppression_file,

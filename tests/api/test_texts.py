@@ -132,3 +132,87 @@ async def test_shift_tables_are_kept_with_the_pack(api):
     reply = await api.post("/v1/batches", api.batch([{"to": "+12025550101"}], body="ş", shift_tables=True))
     batch = (await api.get(reply.json["url"])).json
     assert (batch["shift_tables"], batch["max_segments"]) == (True, None)
+
+
+async def estimated(api, **fields):
+    reply = await api.post("/v1/texts/estimate", fields)
+    assert reply.status == 200, reply.raw
+    return reply.json
+
+
+VIETNAMESE = "Xin chào {name}, đơn hàng của bạn đã được giao thành công lúc 10 giờ sáng nay. Cảm ơn!"
+
+
+async def test_an_estimate_shows_what_accents_cost_for_all_recipients(api):
+    found = await estimated(api, body=VIETNAMESE, variables={"name": "Ngọc"}, recipient_count=1000)
+    assert found["text"] == VIETNAMESE.replace("{name}", "Ngọc")
+    assert (found["size"]["encoding"], found["size"]["segments"], found["size"]["unit"]) == (
+        "ucs2",
+        2,
+        "utf16_units",
+    )
+    assert (found["recipients"], found["total_segments"], found["by_segments"]) == (1000, 2000, {"2": 1000})
+    (bare,) = [one for one in found["alternatives"] if one["kind"] == "without_accents"]
+    assert bare["text"].startswith("Xin chao Ngoc, don hang cua ban da duoc")
+    assert (bare["size"]["segments"], bare["saved"], bare["total_segments"]) == (1, 1, 1000)
+    assert found["forcing"][0]["character"] == "ọ"
+    assert "without accents: 1 instead of 2 segments" in found["advice"]
+    over = found["size"]["units_over"]
+    assert found["advice"][-1] == f"{over} UTF-16 units less: 1 instead of 2 segments"
+
+
+async def test_an_estimate_counts_each_recipient_with_its_values(api):
+    people = [{"variables": {"name": name}} for name in ("An", "Nguyễn " * 10, "Bo")]
+    found = await estimated(api, body="Chào {name}, " + "x" * 50, recipients=people)
+    assert (found["recipients"], found["by_segments"], found["total_segments"]) == (3, {"1": 2, "2": 1}, 4)
+    assert found["too_long"] == 0
+    assert (await estimated(api, body="{name}", recipients=[{"variables": {"name": "ạ" * 700}}]))[
+        "too_long"
+    ] == 1
+
+
+async def test_an_estimate_of_a_template_with_smart_encoding(api):
+    await api.post("/v1/templates", {"name": "sale", "body": "“Sale” – {n} %"})
+    found = await estimated(api, template="sale", variables={"n": 20}, smart_encoding=True)
+    assert (found["text"], found["size"]["encoding"]) == ('"Sale" - 20 %', "gsm7")
+    assert [one["character"] for one in found["replaced"]] == ["“", "”", "–"]
+    found = await estimated(api, template="sale", variables={"n": 20})
+    assert [one["kind"] for one in found["alternatives"]] == ["smart_encoding"]
+    assert found["alternatives"][0]["saved"] == 0
+
+
+async def test_an_estimate_by_a_gateway_and_by_a_country(api):
+    async with api.database.driver() as driver:
+        await driver.execute(
+            "INSERT INTO gateways (name, url, settings) VALUES"
+            " ('turk', 'smpp://u:p@127.0.0.1:2775?shift_tables=asked&concat=udh16', '{}')"
+            " ON CONFLICT DO NOTHING"
+        )
+        await driver.execute("INSERT INTO routes (position, \"to\", gateways) VALUES (9000, 'TR', '{turk}')")
+    text = "ş" * 100
+    assert (await estimated(api, body=text, gateway="turk"))["size"]["segments"] == 2
+    for where in ({"gateway": "turk"}, {"country": "TR"}):
+        found = await estimated(api, body=text, shift_tables=True, **where)
+        assert found["gateway"] == "turk"
+        assert (found["size"]["segments"], found["size"]["languages"]) == (1, ["turkish"])
+    assert b"127.0.0.1" not in (await api.post("/v1/texts/estimate", {"body": "x", "gateway": "turk"})).raw
+
+
+async def test_an_estimate_that_makes_no_sense_is_refused(api):
+    for fields, pointer, code in (
+        ({"body": "x", "template": "y"}, "", "invalid_value"),
+        ({}, "", "invalid_value"),
+        ({"body": "{name}"}, "/variables/name", "missing_variable"),
+        ({"body": "{name}", "recipients": [{}]}, "/recipients/0/variables/name", "missing_variable"),
+        ({"body": "{"}, "/body", "template_syntax"),
+        ({"body": " "}, "/body", "empty_body"),
+        ({"body": "x", "gateway": "nowhere"}, "/gateway", "invalid_value"),
+        ({"template": "nothing"}, "/template", "unknown_template"),
+        ({"body": "x", "recipients": [{}] * 501}, "/recipients", "too_long"),
+    ):
+        reply = await api.post("/v1/texts/estimate", fields)
+        assert reply.status == 422, fields
+        error = reply.json["errors"][0]
+        assert (error["pointer"], error["code"]) == (pointer, code), error
+    reader = await api.tenant("only reads", ("read",))
+    assert (await api.post("/v1/texts/estimate", {"body": "x"}, key=reader)).status == 403

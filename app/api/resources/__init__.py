@@ -18,11 +18,13 @@ from app.api.resources import (
     suppressions,
     templates,
     tenants,
+    texts,
     webhooks,
 )
 
 routers: list[APIRouter] = [
     templates.router,
+    texts.router,
     suppressions.router,
     suppressions.files,
     consents.router,
