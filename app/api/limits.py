@@ -14,6 +14,11 @@ MAX_BYTES_IN_FLIGHT: Final = 256 * 1024 * 1024  # of bodies being read and worke
 MAX_REQUESTS_IN_FLIGHT: Final = 2_000  # with a known key, in one process; half of them by one key
 MAX_PUBLIC_IN_FLIGHT: Final = 500  # without a key, of one kind: callbacks, console, pages
 
+# a connection, and a request's header block on its way in
+MAX_CONNECTIONS: Final = 4_096  # in one process
+HEADERS_S: Final = 10.0
+MAX_HEADER_BYTES: Final = 64 * 1024
+
 # a body on its way in
 BODY_IDLE_S: Final = 10.0  # without a byte
 BODY_ALLOWANCE_S: Final = 20.0  # of waiting that a body's bytes did not earn

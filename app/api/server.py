@@ -37,6 +37,7 @@ from app.api import (
 )
 from app.api.auth import Authenticator
 from app.api.context import Context
+from app.api.edge import Edge
 from app.api.entrance import Application
 from app.api.explaining import Explainer
 from app.api.metrics import LEAVE_S, Metrics
@@ -165,7 +166,7 @@ def _config(settings: Settings, metrics_folder: Path | None) -> uvicorn.Config:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=Edge,
         lifespan="on",
         access_log=False,
         proxy_headers=False,

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 import uvicorn
 
+from app.api.edge import Edge
 from app.api.server import create_app
 from app.settings import Settings
 from app.store import keys
@@ -135,7 +136,7 @@ class Running:
             create_app(settings),
             host="127.0.0.1",
             port=0,
-            http="httptools",
+            http=Edge,
             lifespan="on",
             access_log=False,
             log_config=None,
