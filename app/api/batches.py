@@ -17,11 +17,12 @@ from starlette.responses import Response
 
 from app.api import cursors, limits, openapi, views, wire
 from app.api.auth import Caller, require
+from app.api.forecasting import forecast
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem
 from app.api.reading import Reader, change_of, context_of, identifier, json
 from app.domain import ids
-from app.store import batches
+from app.store import batches, forecasts
 from app.store.batches import Batch, BatchState
 
 router = APIRouter(tags=["batches"], route_class=IdempotentRoute)
@@ -71,9 +72,17 @@ def _states(state: str | None) -> list[BatchState] | None:
 
 @router.get("/v1/batches/{batch_id}", summary="One batch", responses=openapi.answers(200, "Batch", 404))
 async def get_batch(batch_id: str, request: Request, caller: Reader) -> Response:
-    """A batch with its counts by state and its accounting."""
-    async with context_of(request).database.driver() as driver:
-        return json(await _view(driver, await _found(driver, caller, identifier(batch_id))))
+    """A batch with its counts by state, its accounting, and a forecast of when it will be through."""
+    context = context_of(request)
+    async with context.database.driver() as driver:
+        batch = await _found(driver, caller, identifier(batch_id))
+        view = await _view(driver, batch)
+        queued = await forecasts.backlogs(driver, batch.id) if batch.state is BatchState.running else []
+        rates = await forecasts.limits(driver) if queued else {}
+    if queued:
+        ground = await context.references.ground(caller)
+        view.forecast = forecast(queued, rates, ground.packs, ground.terms, time.time())
+    return json(view)
 
 
 async def _found(driver: asyncpg.Connection, caller: Caller, batch_id: bytes) -> Batch:

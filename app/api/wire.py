@@ -339,6 +339,16 @@ class UploadProgress(msgspec.Struct):
     complete: bool
 
 
+class Forecast(msgspec.Struct):
+    """When the queued rest of a batch is expected to have been handed over (null: never, or not while its region is
+    paused), by the rates of its regions, what is queued before it, and the hours of its countries.
+    `after_these_hours`: how many of the queued can't go before the hours end the next time."""
+
+    finish: datetime | None
+    queued: int
+    after_these_hours: int
+
+
 class Batch(msgspec.Struct, kw_only=True):
     """A batch. `total` are its accepted messages, `rejected` the recipients that weren't; `progress` is the
     part that is final, 0 to 1. `completed` means that every message is final."""
@@ -371,6 +381,7 @@ class Batch(msgspec.Struct, kw_only=True):
     sealed_at: datetime | None
     rejections_url: str
     regions: dict[str, dict[str, int]] | None = None  # states by region; a list of batches leaves it out
+    forecast: Forecast | None = None  # of one that runs; a list leaves it out
 
 
 class BatchPage(msgspec.Struct):
