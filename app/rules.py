@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -92,6 +93,28 @@ async def suppress(
         return await suppress_within(driver, queue, owner, stops, source=source, actor=actor, now_s=now_s)
 
 
+async def suppress_blocked(
+    database: Database,
+    queue: Queue,
+    tenant_id: int,
+    blocked: Sequence[tuple[bytes, str, str, Mapping[str, Any]]],
+    *,
+    now_s: float,
+) -> int:
+    """(recipient, sender, number, evidence) whom a carrier refused: they opted out there; gives how many are new."""
+    rows = [
+        (recipient, sender, e164, "carrier_opted_out", dict(of)) for recipient, sender, e164, of in blocked
+    ]
+    async with database.driver() as driver, driver.transaction():
+        await book.lock_for_change(driver, [tenant_id])
+        fresh = await book.suppress(
+            driver, tenant_id, rows, source=book.CARRIER, actor=book.CARRIER, at=_time(now_s)
+        )
+        members = [fast.member(row[0], row[1]) for row in rows]
+        await _write(driver, queue, lambda current: fast.suppress(current, tenant_id, members))
+    return fresh
+
+
 async def release(
     database: Database,
     queue: Queue,
@@ -138,6 +161,13 @@ async def prepare(database: Database, queue: Queue, tenant_id: int) -> None:
         await _write(driver, queue, lambda current: fast.mark_whole(current, [tenant_id]))
 
 
+async def prepare_organisation(database: Database, queue: Queue, organisation_id: int) -> None:
+    """The same for a new organisation: nobody was contacted yet."""
+    async with database.driver() as driver, driver.transaction():
+        await book.lock_for_change(driver, [])
+        await _write(driver, queue, lambda current: fast.mark_whole(current, [], [organisation_id]))
+
+
 # -- the same inside a transaction of the caller's
 
 
@@ -163,6 +193,33 @@ async def suppress_within(
     return fresh
 
 
+async def suppress_hashed_within(
+    driver: asyncpg.Connection,
+    queue: Queue,
+    owner: Owner,
+    recipient: bytes,
+    *,
+    reason: str,
+    source: str,
+    actor: str,
+    now_s: float,
+) -> None:
+    """The same for one person of every sender, of whom nothing but the hash is kept."""
+    await book.lock_for_change(driver, [owner.tenant_id])
+    row = (recipient, "", None, reason, {"source": source})
+    await book.suppress(driver, owner.tenant_id, [row], source=source, actor=actor, at=_time(now_s))
+    members = [fast.member(recipient, "")]
+    await _write(driver, queue, lambda current: fast.suppress(current, owner.tenant_id, members))
+
+
+async def forget_consents_within(
+    driver: asyncpg.Connection, queue: Queue, tenant_id: int, fields: Sequence[bytes]
+) -> None:
+    """Consents that PostgreSQL no longer has are taken off the copy, in the caller's transaction."""
+    if fields:
+        await _write(driver, queue, lambda current: fast.forget_consents(current, tenant_id, fields))
+
+
 async def release_within(
     driver: asyncpg.Connection,
     owner: Owner,
@@ -171,7 +228,7 @@ async def release_within(
     actor: str,
     now_s: float,
     evidence: Mapping[str, Any],
-    only_source: str | None = None,
+    only_sources: Sequence[str] | None = None,
 ) -> int:
     """The first half of `release`; after the commit call `follow_release`."""
     await book.lock_for_change(driver, [owner.tenant_id])
@@ -179,7 +236,7 @@ async def release_within(
         driver,
         owner.tenant_id,
         [(hash_of(owner.hash_key, e164), sender) for e164, sender in places],
-        only_source=only_source,
+        only_sources=only_sources,
         evidence=dict(evidence),
         actor=actor,
         at=_time(now_s),
@@ -303,6 +360,52 @@ def _time(instant_s: float) -> datetime:
     made = instant(instant_s)
     assert made is not None
     return made
+
+
+# -- do-not-call lists
+
+
+async def enlist(
+    database: Database, queue: Queue, owner: Owner, country: str, e164s: Sequence[str], generation: int
+) -> int:
+    """Numbers of an import of a country's list; gives how many are new. They hold when this returns."""
+    people = [hash_of(owner.hash_key, e164) for e164 in e164s]
+    return await enlist_hashed(database, queue, owner, country, people, generation)
+
+
+async def enlist_hashed(
+    database: Database, queue: Queue, owner: Owner, country: str, people: Sequence[bytes], generation: int
+) -> int:
+    """The same by hashes that the tenant made itself."""
+    async with database.driver() as driver, driver.transaction():
+        await book.lock_for_change(driver, [owner.tenant_id])
+        fresh = await registries.put(driver, owner.tenant_id, country, people, generation)
+        await _write(driver, queue, lambda current: fast.enlist(current, owner.tenant_id, country, people))
+    return fresh
+
+
+async def delist_outdated(
+    database: Database, queue: Queue, owner: Owner, country: str, generation: int
+) -> int:
+    """Take off what an older import had and this one has not, in pages; gives how many."""
+    gone = 0
+    async with database.driver() as driver:
+        while True:
+            async with driver.transaction():
+                await book.lock_for_change(driver, [owner.tenant_id])
+                page = await registries.outdated(driver, owner.tenant_id, country, generation)
+            if not page:
+                return gone
+            async with driver.transaction():  # after the commit: a crash between leaves the copy too strict
+                await book.lock_for_change(driver, [owner.tenant_id])
+                still = await registries.still_listed(driver, owner.tenant_id, country, page)
+                off = [one for one in page if one not in still]
+                await _write(driver, queue, partial(_delist, owner.tenant_id, country, off))
+            gone += len(page)
+
+
+async def _delist(tenant_id: int, country: str, people: Sequence[bytes], current: Queue) -> None:
+    await fast.delist(current, tenant_id, country, people)
 
 
 # -- building the copy

@@ -1,13 +1,15 @@
 """Texts that came in: whose they are, what they ask for, and a stop that holds before the carrier is told.
 
 Guarantees: `take` returns only when everything is committed: the text, the suppressions that it asks for (of
-every tenant that uses the address), the webhook events and the confirmation to be sent; if it raises, nothing
+every tenant that uses the address), the webhook events and the answer to be sent; if it raises, nothing
 is, and the carrier delivers again. A carrier's repetition changes nothing. A start lifts only what a stop by
-text had set, and not when it is in doubt; a stop holds also in doubt.
+text had set; one that is in doubt (a mere yes) counts only where this person was asked to confirm a consent; a stop
+holds also in doubt, and goes before a tenant's own keywords.
 
-The confirmation is an ordinary transactional text in the outbox, whose entry carries `{"confirms": "stop"}`: the
-one text that the suppression check lets pass. One goes out for all the stops of a person to an address within
-CONFIRM_EVERY_S.
+An answer is an ordinary transactional text in the outbox. Those to STOP and HELP carry `{"confirms": ...}`: the only
+texts that the suppression check lets pass. One confirmation goes out for all the stops of a person to an address
+within CONFIRM_EVERY_S. Nobody gets more than MAX_REPLIES a day from a tenant, and no machine gets one: neither a short
+code, nor a name, nor a number of ours.
 """
 
 from __future__ import annotations
@@ -15,29 +17,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import asyncpg
 import msgspec
 
-from app import rules
-from app.countries.keywords import Confirmations, load_file, matcher
-from app.countries.packs import Packs
+from app import notices, rules
 from app.domain import ids
-from app.domain.keywords import Keywords, Match
-from app.domain.message import Category
-from app.domain.pack import Entry, Pack, Parcel
+from app.domain.contacts import brand_scope
+from app.domain.keywords import Keywords, Match, normalise
+from app.domain.pack import Parcel
 from app.domain.phone import InvalidNumber, parse
 from app.domain.recipient import hash_of
-from app.domain.text import count
+from app.domain.text import TextError
+from app.notices import Language
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
+from app.store import consent_requests, keywords, reference, webhooks
 from app.store import inbound as store
-from app.store import reference, webhooks
 from app.store import rules as book
 from app.store.engine import Database
 from app.store.inbound import Owner
-from app.store.intake import Draft, accept
+from app.store.intake import accept, at
 from gateways.base import Inbound
 
 CONFIRM_EVERY_S = (
@@ -46,28 +46,39 @@ CONFIRM_EVERY_S = (
 STOP_ALL = frozenset({"stopall", "stop all"})
 ACTOR = "recipient"
 MAX_TEXT_CHARS = 20_000
+MAX_REPLIES = 10  # to one person by one tenant in REPLIES_S
+REPLIES_S = 86_400
+MAX_WORDS = 3  # of a text whose first word is a tenant's keyword
 
 log = logging.getLogger("volley.inbound")
 
 
 class InboundResult(msgspec.Struct, frozen=True):
-    """What became of one text. `stopped` are the tenants for which it set a suppression."""
+    """What became of one text. `stopped` are the tenants for which it set a suppression.
+
+    `action`: stop, start, help, keyword, answer (of a survey). `reply`: what was answered, named as the action.
+    """
 
     id: bytes | None  # None: the carrier's repetition of one that is stored
     tenant_id: int | None
-    action: str | None  # stop, start, help
+    action: str | None
     keyword: str | None
     doubtful: bool
     stopped: tuple[int, ...] = ()
-    confirmed: bool = False
+    reply: str | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a stop was confirmed."""
+        return self.reply == "stop"
 
 
-class Language(msgspec.Struct, frozen=True):
-    """What texts are understood and answered by."""
+class _Lift(msgspec.Struct):
+    """What the copy learns after the commit: suppressions lifted, consents given."""
 
-    keywords: Keywords
-    confirmations: Mapping[str, Confirmations]
-    packs: Packs
+    owner: Owner
+    places: list[tuple[str, str]]
+    words: list[rules.Word] = []
 
 
 class _Text(msgspec.Struct):
@@ -82,29 +93,46 @@ class _Text(msgspec.Struct):
     match: Match | None
     users: list[int]
     pooled: frozenset[int] = frozenset()  # tenants that have, or had, the address in a sender pool
+    brands: dict[int, str] = {}  # the brand of the address, by tenant
+    own: keywords.Keyword | None = None  # the tenant's own keyword, if it is one
+    reply: str | None = None
 
-    def sender_scope(self, tenant_id: int) -> str:
-        """The sender that a stop is about; '' for all of the tenant: who is texted from a pool knows one address of
-        several, and a pool that changes may choose another."""
+    @property
+    def action(self) -> str | None:
+        if self.own is not None:
+            return "answer" if self.own.survey_id else "keyword"
+        return self.match.action if self.match else None
+
+    @property
+    def keyword(self) -> str | None:
+        if self.own is not None:
+            return self.own.keyword
+        return self.match.keyword if self.match else None
+
+    def scope(self, owner: Owner) -> str:
+        """What a stop is about: one sender, a brand, or ('') all of the tenant."""
         assert self.match is not None
-        everything = self.match.keyword.casefold() in STOP_ALL or tenant_id in self.pooled
-        return "" if everything else self.to
+        wanted = owner.settings.get("stop_scope") or "sender"
+        # who is texted from a pool knows one address of several, and a pool that changes may choose another
+        everything = self.match.keyword.casefold() in STOP_ALL or owner.id in self.pooled
+        if wanted == "tenant" or everything:
+            return ""
+        brand = self.brands.get(owner.id, "")
+        return brand_scope(brand) if wanted == "brand" and brand else self.to
 
-
-@cache
-def language() -> Language:
-    """The lists of `app.countries`, compiled once."""
-    packs, data = Packs.load(), load_file()
-    return Language(matcher(data, packs), data.confirmations, packs)
+    def places(self, owner: Owner) -> list[tuple[str, str]]:
+        """Every suppression that a stop to this address may have set: what a start lifts."""
+        scopes = dict.fromkeys((self.to, "", brand_scope(self.brands.get(owner.id, ""))))
+        return [(self.sender, scope) for scope in scopes]
 
 
 async def take(
     database: Database, queue: Queue, gateway_id: int, batch: Sequence[Inbound], now_s: float
 ) -> list[InboundResult]:
     """Store these texts and do what they ask for; one result each, in order."""
-    words = await asyncio.to_thread(language)
+    words = await asyncio.to_thread(notices.language)
     parcels: list[Parcel] = []
-    lifted: list[tuple[Owner, _Text]] = []
+    lifts: list[_Lift] = []
     async with database.driver() as driver:
         async with driver.transaction():
             await store.lock(driver, gateway_id)
@@ -117,20 +145,24 @@ async def take(
                 if text is None:
                     results.append(InboundResult(None, None, None, None, False))
                     continue
-                confirmation = await _act(driver, queue, text, tenants, words, now_s, lifted)
-                if confirmation is not None:
-                    parcels += await accept(driver, [confirmation], now_s)
-                results.append(_result(text, confirmation is not None))
+                body = await _act(driver, queue, text, tenants, words, now_s, lifts)
+                if body is not None:
+                    parcels += await _reply(driver, text, body, tenants[text.users[0]], now_s)
+                results.append(_result(text))
                 await store.insert(driver, [_row(text, gateway_id, now_s)])
+                if text.own is not None and text.own.survey_id is not None:
+                    recipient = hash_of(tenants[text.users[0]].hash_key, text.sender)
+                    await keywords.answer(driver, text.own, recipient, text.row_id, now_s)
             await _tell(driver, [t for t in texts if t], gateway_id, now_s)
-        for owner, text in lifted:
-            await rules.follow_release(
-                driver, queue, _owner(owner), [(text.sender, text.to), (text.sender, "")]
-            )
+        for lift in lifts:
+            if lift.places:
+                await rules.follow_release(driver, queue, _owner(lift.owner), lift.places)
+            if lift.words:
+                await rules.follow_grant(driver, queue, _owner(lift.owner), lift.words)
     try:
         await lanes.offer(queue, parcels)
     except (EpochLost, Unavailable, OSError):
-        log.info("a confirmation waits in PostgreSQL for Redis")
+        log.info("an answer waits in PostgreSQL for Redis")
     return results
 
 
@@ -191,7 +223,8 @@ async def _find_users(
     pooled = await store.pooled(driver, [text.to for text in texts])
     for text in texts:
         text.pooled = frozenset(tenant_id for tenant_id, address in pooled if address == text.to)
-        belongs = registered.get(text.to, [])
+        text.brands = registered.get(text.to, {})
+        belongs = list(text.brands)
         stop = text.match is not None and text.match.action == "stop"
         if len(belongs) == 1 and not stop:  # no need to look at what was sent
             text.users = belongs
@@ -216,80 +249,136 @@ async def _act(
     tenants: Mapping[int, Owner],
     words: Language,
     now_s: float,
-    lifted: list[tuple[Owner, _Text]],
-) -> Draft | None:
-    """Do what the text asks for; the confirmation to be sent, if one is due."""
+    lifts: list[_Lift],
+) -> str | None:
+    """Do what the text asks for; what is to be answered, if anything is."""
     match = text.match
-    if match is None or match.action == "help" or not text.users:
+    if not text.users:
         return None
-    evidence = {"inbound_id": ids.text(text.row_id), "keyword": match.keyword, "doubtful": match.doubtful}
-    if match.action == "start":
-        if not match.doubtful:
-            for tenant_id in text.users:
-                await rules.release_within(
-                    driver,
-                    _owner(tenants[tenant_id]),
-                    [(text.sender, text.to), (text.sender, "")],
-                    actor=ACTOR,
-                    now_s=now_s,
-                    evidence=evidence,
-                    only_source=book.KEYWORD,
-                )
-                lifted.append((tenants[tenant_id], text))
-        return None
+    owner = tenants[text.users[0]]
+    if match is not None and match.action == "stop":
+        return await _stop(driver, queue, text, tenants, words, now_s)
+    if match is not None and match.action == "help":
+        text.reply = "help"
+        own = await keywords.help_of(driver, owner.id, text.to)
+        return own or owner.settings.get("help_text") or _words(words, owner, text, "help")
+    if match is not None and await _start(driver, text, tenants, lifts, now_s):
+        text.reply = "start"
+        return _words(words, owner, text, "start")
+    if match is None or match.doubtful:  # a mere yes that nobody asked for may be a survey's answer
+        keys = normalise(text.text)
+        first = [split[0] for key in keys if 1 < len(split := key.split()) <= MAX_WORDS]
+        text.own = await keywords.find(driver, owner.id, text.to, keys, first, now_s)
+        if text.own is not None and text.own.reply:
+            text.reply = text.action
+            return text.own.reply
+    return None
+
+
+async def _stop(
+    driver: asyncpg.Connection,
+    queue: Queue,
+    text: _Text,
+    tenants: Mapping[int, Owner],
+    words: Language,
+    now_s: float,
+) -> str | None:
+    """The suppressions, for every tenant that uses the address; the confirmation, if one is due."""
+    now = at(now_s)
+    assert now is not None
     for tenant_id in text.users:
-        stop = rules.Stop(text.sender, text.sender_scope(tenant_id), "stop_keyword", evidence)
-        await rules.suppress_within(
-            driver, queue, _owner(tenants[tenant_id]), [stop], source=book.KEYWORD, actor=ACTOR, now_s=now_s
-        )
+        one = _owner(tenants[tenant_id])
+        stop = rules.Stop(text.sender, text.scope(tenants[tenant_id]), "stop_keyword", _evidence(text))
+        await rules.suppress_within(driver, queue, one, [stop], source=book.KEYWORD, actor=ACTOR, now_s=now_s)
+        await consent_requests.drop(driver, tenant_id, hash_of(one.hash_key, text.sender), now)
     owner = tenants[text.users[0]]
     since = now_s - CONFIRM_EVERY_S
-    if not text.country or await store.stopped_lately(driver, owner.id, text.sender, text.to, since):
+    if await store.stopped_lately(driver, owner.id, text.sender, text.to, since):
         return None
-    return await _confirmation(driver, text, owner, words, now_s)
+    text.reply = "stop"
+    return _words(words, owner, text, "stop")
 
 
-async def _confirmation(
-    driver: asyncpg.Connection, text: _Text, owner: Owner, words: Language, now_s: float
-) -> Draft:
-    """The one answer to a stop, from the address that it came to."""
-    body = confirmation_text(text, owner, words)
-    recipient = hash_of(owner.hash_key, text.sender)
-    entry = Entry(0, text.sender, recipient, count(body), extra={"confirms": "stop"})
-    pack = Pack(
-        tenant_id=owner.id,
-        batch_id=None,
-        region=_region(await reference.region_prefixes(driver), text.sender, text.country),
-        country=text.country,
-        category=Category.transactional,
-        sender=text.to,
-        body=body.replace("{", "{{").replace("}", "}}"),
-        template=None,
-        expires_at=now_s + CONFIRM_EVERY_S,
-        retry_unknown=False,
-        entries=[entry],
-    )
-    return Draft(ids.new_id(now_s), pack, now_s, 0)
+async def _start(
+    driver: asyncpg.Connection,
+    text: _Text,
+    tenants: Mapping[int, Owner],
+    lifts: list[_Lift],
+    now_s: float,
+) -> bool:
+    """Lift what a stop by text set, confirm what this person was asked; whether there was something of either."""
+    assert text.match is not None
+    now = at(now_s)
+    assert now is not None
+    done = False
+    for tenant_id in text.users:
+        owner = tenants[tenant_id]
+        one, lift = _owner(owner), _Lift(owner, [])
+        asked = await consent_requests.open_of(
+            driver, tenant_id, hash_of(one.hash_key, text.sender), text.to, now
+        )
+        if not text.match.doubtful:
+            lift.places = text.places(owner)
+            done |= bool(
+                await rules.release_within(
+                    driver, one, lift.places, actor=ACTOR, now_s=now_s, evidence=_evidence(text),
+                    only_sources=book.BY_TEXT,
+                )
+            )  # fmt: skip
+        lift.words = [
+            rules.Word(
+                text.sender,
+                request.purpose,
+                {
+                    **request.evidence, **_evidence(text), "request_id": str(request.id), "sender": text.to,
+                    "asked_at": request.asked_at.isoformat(), "double_opt_in": True,
+                },
+                brand=request.brand,
+            )
+            for request in asked
+        ]  # fmt: skip
+        if lift.words:
+            await rules.grant_within(driver, one, lift.words, actor=ACTOR, now_s=now_s)
+            await consent_requests.answered(driver, [request.id for request in asked], now)
+            done = True
+        lifts.append(lift)
+    return done
 
 
-def confirmation_text(text: _Text, owner: Owner, words: Language) -> str:
-    """In the language of the word, else of the country, else in English; brand and contact are the tenant's."""
+def _evidence(text: _Text) -> dict[str, object]:
+    assert text.match is not None
+    return {
+        "inbound_id": ids.text(text.row_id), "keyword": text.match.keyword, "doubtful": text.match.doubtful,
+    }  # fmt: skip
+
+
+def _words(words: Language, owner: Owner, text: _Text, kind: notices.Kind) -> str:
+    """In the language of the word, else of the country, else in English."""
     assert text.match is not None
     spoken = words.packs.pack(text.country).data.languages
-    for code in (text.match.language, *spoken):
-        if code in words.confirmations:
-            break
-    else:
-        code = "en"
-    return words.confirmations[code].stop.format(
-        brand=owner.settings.get("brand") or owner.name, contact=owner.settings.get("contact") or text.to
-    )
+    return notices.text(words, _writer(owner), kind, text.to, (text.match.language, *spoken))
 
 
-def _region(prefixes: Sequence[tuple[str, Sequence[str]]], e164: str, country: str) -> str:
-    """The longest prefix of the region table, else the country."""
-    matching = [(len(p), code) for code, of in prefixes for p in of if e164.startswith(f"+{p.lstrip('+')}")]
-    return max(matching)[1] if matching else country
+async def _reply(
+    driver: asyncpg.Connection, text: _Text, body: str, owner: Owner, now_s: float
+) -> list[Parcel]:
+    """The answer, from the address that the text came to; none to a machine, and none that is one too many."""
+    machine = not text.country or await store.is_ours(driver, text.sender)
+    if machine or await store.replies(driver, owner.id, text.sender, now_s - REPLIES_S) >= MAX_REPLIES:
+        text.reply = None
+        return []
+    prefixes = await reference.region_prefixes(driver)
+    extra = {"confirms": text.reply} if text.reply in ("stop", "help") else {"answers": text.reply}
+    try:
+        draft = notices.draft(
+            prefixes, _writer(owner), to=text.sender, country=text.country, sender=text.to, body=body,
+            extra=extra, valid_s=CONFIRM_EVERY_S, now_s=now_s,
+        )  # fmt: skip
+    except TextError:  # a brand or contact that makes it longer than a text may be
+        log.error("the answer to a text is too long to be sent: tenant %d", owner.id)
+        text.reply = None
+        return []
+    return await accept(driver, [draft], now_s)
 
 
 # -- writing
@@ -310,8 +399,8 @@ async def _tell(driver: asyncpg.Connection, texts: Sequence[_Text], gateway_id: 
                     "from": text.sender,
                     "to": text.to,
                     "text": text.text,
-                    "action": text.match.action if text.match else None,
-                    "keyword": text.match.keyword if text.match else None,
+                    "action": text.action,
+                    "keyword": text.keyword,
                     "doubtful": bool(text.match and text.match.doubtful),
                     "gateway": name,
                     "at": webhooks.stamp(now_s),
@@ -325,7 +414,6 @@ async def _tell(driver: asyncpg.Connection, texts: Sequence[_Text], gateway_id: 
 
 
 def _row(text: _Text, gateway_id: int, now_s: float) -> store.Row:
-    match = text.match
     return store.Row(
         text.row_id,
         text.users[0] if text.users else None,
@@ -333,25 +421,30 @@ def _row(text: _Text, gateway_id: int, now_s: float) -> store.Row:
         text.sender,
         text.to,
         text.text,
-        match.action if match else None,
-        match.keyword if match else None,
-        bool(match and match.doubtful),
+        text.action,
+        text.keyword,
+        bool(text.match and text.match.doubtful),
         text.gateway_message_id,
         now_s,
+        text.reply,
     )
 
 
-def _result(text: _Text, confirmed: bool) -> InboundResult:
+def _result(text: _Text) -> InboundResult:
     match = text.match
     return InboundResult(
         text.row_id,
         text.users[0] if text.users else None,
-        match.action if match else None,
-        match.keyword if match else None,
+        text.action,
+        text.keyword,
         bool(match and match.doubtful),
         tuple(text.users) if match and match.action == "stop" else (),
-        confirmed,
+        text.reply,
     )
+
+
+def _writer(tenant: Owner) -> notices.Writer:
+    return notices.Writer(tenant.id, tenant.name, tenant.hash_key, tenant.settings)
 
 
 def _owner(tenant: Owner) -> rules.Owner:

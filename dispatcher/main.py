@@ -158,6 +158,7 @@ class Process:
             lease_id=self.lease_id,
             horizon_s=receipts.HORIZON_S,
             on_dead=self._binds_freed.set,
+            longest_cap_s=self.packs.longest_cap_s(),
         )
         work = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
         work.add_done_callback(self._ended)

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from asyncpg.pgproto.pgproto import UUID as PgUUID
 
+from app import rules
 from app.domain import ids, retry, text
 from app.domain.message import State
 from app.domain.pack import Entry, Parcel, Rest, narrowed
@@ -37,6 +38,7 @@ RETRY_WRITE_S = 0.5
 PLAIN_CHARACTERS = 255
 KINDS = {"accepted": 1, "rejected": 2, "again": 3, "unknown": 4}
 ACCEPTED = KINDS["accepted"]
+OPTED_OUT = "opted_out"  # the adapters' reason for a recipient who said stop to the carrier
 _SUBMITTING = int(State.submitting)
 
 log = logging.getLogger("volley.dispatcher")
@@ -105,6 +107,7 @@ class Recorder:
         self._clock = clock
         self._next = self._empty()
         self._settled: list[Work] = []
+        self._blocked: list[tuple[Tag, str]] = []  # refused since they opted out, with the carrier's words
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -199,6 +202,8 @@ class Recorder:
         )  # fmt: skip
         self._next.outcomes.append(row)
         self._metrics.outcome(work.gateway_name, outcome)
+        if part.kind == "rejected" and part.reason == OPTED_OUT:
+            self._blocked.append((tag, part.raw))
         self._part(submission, segment, outcome, now_s)
 
     def _part(self, submission: Submission, segment: int, outcome: Outcome, now_s: float) -> None:
@@ -253,8 +258,8 @@ class Recorder:
             await self._wake.wait()
             self._wake.clear()
             self._flushing = True
-            batch, settled = self._next, self._settled
-            self._next, self._settled = self._empty(), []
+            batch, settled, blocked = self._next, self._settled, self._blocked
+            self._next, self._settled, self._blocked = self._empty(), [], []
             now_s = self._clock()
             for work in settled:
                 batch.settled.append(work.parcel.id)
@@ -271,6 +276,8 @@ class Recorder:
             self._metrics.recorded(batch)
             await self._release(settled, [again.parcel for again in batch.again], now_s)
             self.under_way.difference_update(work.parcel.id for work in settled)
+            if blocked:
+                await self._suppress(blocked, now_s)
             await asyncio.sleep(FLUSH_EVERY_S)
 
     async def _write(self, batch: dispatch.Record) -> bool:
@@ -314,6 +321,23 @@ class Recorder:
             )
             out.append(dispatch.Again(parcel, reason, move))
         return out
+
+    async def _suppress(self, blocked: Sequence[tuple[Tag, str]], now_s: float) -> None:
+        """Whom a carrier refuses since they opted out there, we don't ask it to text again. What fails here is made
+        good by the next refusal: the carrier keeps them from being texted meanwhile."""
+        by_tenant: dict[int, list[tuple[bytes, str, str, dict[str, str]]]] = {}
+        for tag, raw in blocked:
+            pack, entry = tag.work.parcel.pack, tag.entry
+            evidence = {"message_id": ids.text(tag.message_id), "gateway": tag.work.gateway_name, "raw": raw}
+            if not pack.test:
+                by_tenant.setdefault(pack.tenant_id, []).append(
+                    (entry.recipient, pack.sender, entry.to, evidence)
+                )
+        for tenant_id, rows in by_tenant.items():
+            try:
+                await rules.suppress_blocked(self._database, self._queue, tenant_id, rows, now_s=now_s)
+            except Exception:
+                log.exception("a carrier's opt-outs could not be recorded")
 
     async def _release(self, settled: list[Work], again: list[Parcel], now_s: float) -> None:
         """Redis learns what PostgreSQL knows. What fails here the sweeper makes good."""

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import msgspec
 
+from app import erasure
 from app.domain.recipient import to_check
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
@@ -22,13 +23,16 @@ from app.store import (
     batches,
     binds,
     dispatch,
+    erasures,
     idempotency,
     inbox,
     locks,
     parcels,
     partitions,
     receipts,
+    registries,
     sweeps,
+    tenant_rules,
     timelines,
 )
 from app.store.engine import AWAY, UNSTORABLE, Database
@@ -41,6 +45,7 @@ from gateways.base import Inbound
 
 _LOCK = locks.SWEEPER
 TICK_S = 0.25
+KEEP_CONTACTS_S = 3_600  # past the longest cap's window: clocks differ
 KEEP_IDEMPOTENCY_S = 48 * 3600
 ABANDONED_S = 7 * 86_400  # an upload that was not resumed for so long
 KEEP_BATCHES_S = 86_400  # that a batch was offered: longer than commits of PostgreSQL take to its standby
@@ -66,14 +71,17 @@ class Sweeper:
         lease_id: int,
         horizon_s: float,
         on_dead: Callable[[], None] = lambda: None,
+        longest_cap_s: int = 31 * 86_400,
     ) -> None:
-        """`lease_id` is our own; `on_dead` is called when another one was declared dead."""
+        """`lease_id` is our own; `on_dead` is called when another one was declared dead; `longest_cap_s` is how far
+        the countries' frequency caps look back."""
         self._database = database
         self._queue = queue
         self._receiver = receiver
         self._metrics = metrics
         self._publisher = publisher
         self._horizon_s = horizon_s
+        self._longest_cap_s = longest_cap_s
         self._last: dict[str, float] = {}
         self._watch = liveness.Watch(lease_id)
         self._on_dead = on_dead
@@ -88,6 +96,7 @@ class Sweeper:
             ("expired", 2.0, self._close_expired),
             ("offer", 5.0, self._offer_missing),
             ("accounting", 10.0, self._account),
+            ("erasures", 10.0, self._erase),
             ("unconfirmed", 60.0, self._unconfirmed),
             ("housekeeping", 3600.0, self._keep_house),
         )
@@ -213,6 +222,13 @@ class Sweeper:
                         "inbound text %d was not taken in; it comes again: %s", row_id, type(error).__name__
                     )
 
+    async def _erase(self) -> None:
+        """What was under way when a person's erasure was asked for."""
+        async with self._database.driver() as driver:
+            open_ones = await erasures.unfinished(driver)
+        for one in open_ones:
+            await erasure.advance(self._database, self._queue, one.tenant_id, one.id.bytes, time.time())
+
     async def _close_cancelled(self) -> None:
         await self._close(sweeps.close_cancelled)
 
@@ -284,5 +300,10 @@ class Sweeper:
             await partitions.ensure(driver, time.time())
             await idempotency.purge(driver, datetime.now(UTC) - timedelta(seconds=KEEP_IDEMPOTENCY_S))
             await dispatch.forget_leases(driver)
+            keep_s = max(self._longest_cap_s, await tenant_rules.longest_s(driver)) + KEEP_CONTACTS_S
+            await dispatch.forget_contacts(driver, datetime.now(UTC) - timedelta(seconds=keep_s))
+            self._metrics.gauges["registries_stale"] = float(
+                await registries.stale(driver, datetime.now(UTC))
+            )
             await batches.abandon(driver, ABANDONED_S)
         await lanes.forget_batches(self._queue, time.time() - KEEP_BATCHES_S)

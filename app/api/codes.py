@@ -83,6 +83,8 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
         "link_shortener": "The text links by a public shortener",
         "link_not_allowed": "The text has a link that is not allowed there",
         "phone_number_in_text": "The text has a phone number, which is not delivered there",
+        # keywords
+        "reserved_keyword": "The word means stop, start or help",
         # batches
         "no_valid_recipients": "No recipient is valid",
         "too_many_recipients": "There are too many recipients",

@@ -267,6 +267,7 @@ class CountryFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     links: Links | None = None
     forbidden: Forbidden | None = None
     do_not_contact: str = ""  # registers to check
+    do_not_contact_days: int = 0  # for how long a list drawn from them may be used; 0: no source says
     transactional: MarketingHours | None = None
     otp: MarketingHours | None = None
     subdivisions: dict[str, Subdivision] = {}

@@ -102,6 +102,12 @@ class Keywords:
             or self._phrase(keys)
         )
 
+    def anywhere(self, word: str) -> list[Match]:
+        """What `word` would ask for in one country or another: of the lists' words it can't be another one's."""
+        countries = ("", *self._countries, *self._spoken)
+        found = (self.match(word, country) for country in dict.fromkeys(countries))
+        return list(dict.fromkeys(match for match in found if match is not None))
+
     def _indexes(self, country: str) -> Iterator[tuple[_Index, bool]]:
         """Lists in the order in which they count, and whether they are at home in the country."""
         home = self._spoken.get(country, ())

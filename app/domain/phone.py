@@ -114,6 +114,16 @@ def calling_code(e164: str) -> str:
 # --- reading ---------------------------------------------------------------------------------
 
 
+def calling_code_of(country: str) -> str:
+    """The calling code of a country (ISO 3166-1 alpha-2). Raises KeyError for one that has none."""
+    code = next(
+        (code for code, countries in COUNTRY_CODE_TO_REGION_CODE.items() if country in countries), None
+    )
+    if code is None:
+        raise KeyError(country)
+    return str(code)
+
+
 def _parse_written(raw: str) -> Number:
     """`parse` for numbers with separators and for those that no cached verdict covers."""
     if len(raw) > MAX_RAW_CHARS:

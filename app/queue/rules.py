@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from app.domain.contacts import NO_CAMPAIGN, NO_CONTENT
+from app.domain.contacts import BRAND, NO_CAMPAIGN, NO_CONTENT
 from app.queue.connection import EpochLost, Queue
 
 SENTINEL = b"whole"
@@ -315,7 +315,11 @@ async def withdrawn(queue: Queue, tenant_id: int) -> AsyncIterator[list[tuple[by
         )
         cursor, found = answer
         words = [(field, _WORD.unpack(value)) for field, value in found.items()]
-        page = [(f[:8], f[8:].decode(), said) for f, (kind, said, _) in words if kind == WITHDRAWN.encode()]
+        page = [
+            (f[:8], f[8:].decode().removeprefix(BRAND), said)
+            for f, (kind, said, _) in words
+            if kind == WITHDRAWN.encode()
+        ]
         if page:
             yield page
         if not cursor:

@@ -52,6 +52,7 @@ class Row(msgspec.Struct, frozen=True):
     doubtful: bool
     gateway_message_id: str
     at_s: float
+    reply: str | None = None
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -66,6 +67,7 @@ class Stored(msgspec.Struct, frozen=True):
     doubtful: bool
     gateway: str
     at: datetime
+    reply: str | None
 
 
 async def lock(driver: asyncpg.Connection, gateway_id: int) -> None:
@@ -94,13 +96,13 @@ async def insert(driver: asyncpg.Connection, rows: Sequence[Row]) -> None:
         records=[
             (
                 as_uuid(r.id), r.tenant_id, r.gateway_id, r.sender, r.to, r.text, r.action, r.keyword,
-                r.doubtful, r.gateway_message_id, at(r.at_s),
+                r.doubtful, r.gateway_message_id, at(r.at_s), r.reply,
             )
             for r in rows
         ],
         columns=[
             "id", "tenant_id", "gateway_id", "sender", "to", "text", "action", "keyword",
-            "doubtful", "gateway_message_id", "at",
+            "doubtful", "gateway_message_id", "at", "reply",
         ],
     )  # fmt: skip
 
@@ -121,15 +123,32 @@ async def pooled(driver: asyncpg.Connection, addresses: Sequence[str]) -> set[tu
     return {(row["tenant_id"], row["address"]) for row in rows}
 
 
-async def registered(driver: asyncpg.Connection, addresses: Sequence[str]) -> dict[str, list[int]]:
-    """The tenants to whom these addresses belong by the sender table."""
-    found: dict[str, list[int]] = defaultdict(list)
+async def registered(driver: asyncpg.Connection, addresses: Sequence[str]) -> dict[str, dict[int, str]]:
+    """The tenants to whom these addresses belong by the sender table, each with its brand there ('': none)."""
+    found: dict[str, dict[int, str]] = defaultdict(dict)
     for row in await driver.fetch(
-        "SELECT tenant_id, address FROM senders WHERE address = ANY($1::text[]) ORDER BY tenant_id",
+        "SELECT tenant_id, address, brand FROM senders WHERE address = ANY($1::text[]) ORDER BY tenant_id",
         list(addresses),
     ):
-        found[row["address"]].append(row["tenant_id"])
+        found[row["address"]][row["tenant_id"]] = row["brand"]
     return found
+
+
+async def is_ours(driver: asyncpg.Connection, e164: str) -> bool:
+    """Whether that number is a sender of any tenant: an answer to it would be answered by us."""
+    return await driver.fetchval(
+        "SELECT EXISTS (SELECT FROM senders WHERE address = $1)", e164.removeprefix("+")
+    )
+
+
+async def replies(driver: asyncpg.Connection, tenant_id: int, sender: str, since_s: float) -> int:
+    """How many of that person's texts to that tenant were answered since then."""
+    return await driver.fetchval(
+        "SELECT count(*) FROM inbound WHERE sender = $1 AND id >= $2 AND reply IS NOT NULL AND tenant_id = $3",
+        sender,
+        as_uuid(ids.first_id_at(since_s)),
+        tenant_id,
+    )
 
 
 async def senders_to(
@@ -177,7 +196,7 @@ async def stopped_lately(
 
 
 _SHOWN = """
-SELECT i.id, i.sender, i."to", i.text, i.action, i.keyword, i.doubtful, g.name AS gateway, i.at
+SELECT i.id, i.sender, i."to", i.text, i.action, i.keyword, i.doubtful, g.name AS gateway, i.at, i.reply
 FROM inbound i JOIN gateways g ON g.id = i.gateway_id
 WHERE i.tenant_id = $1
 """
@@ -191,18 +210,20 @@ async def page(
     sender: str | None = None,
     to: str | None = None,
     action: str | None = None,
+    doubtful: bool | None = None,
     limit: int = 100,
 ) -> list[Stored]:
     """A tenant's texts, newest first, below the id `before`."""
     rows = await driver.fetch(
         _SHOWN + " AND ($2::uuid IS NULL OR i.id < $2) AND ($3::text IS NULL OR i.sender = $3)"
         ' AND ($4::text IS NULL OR i."to" = $4) AND ($5::text IS NULL OR i.action = $5)'
-        " ORDER BY i.id DESC LIMIT $6",
+        " AND ($6::boolean IS NULL OR i.doubtful = $6) ORDER BY i.id DESC LIMIT $7",
         tenant_id,
         as_uuid(before),
         sender,
         to,
         action,
+        doubtful,
         limit,
     )
     return [Stored(**row) for row in rows]

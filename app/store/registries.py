@@ -70,16 +70,6 @@ async def put(
     )
 
 
-async def take(driver: asyncpg.Connection, tenant_id: int, country: str, recipients: Sequence[bytes]) -> None:
-    """Take numbers off the list: what a register tells of changes."""
-    await driver.execute(
-        "DELETE FROM registry_entries WHERE tenant_id = $1 AND country = $2 AND recipient = ANY($3::bigint[])",
-        tenant_id,
-        country,
-        [signed(one) for one in recipients],
-    )
-
-
 async def outdated(driver: asyncpg.Connection, tenant_id: int, country: str, generation: int) -> list[bytes]:
     """Remove a page of what an older import had and this one has not; gives it, to be taken off the copy after."""
     rows = await driver.fetch(
@@ -136,6 +126,20 @@ async def is_listed(driver: asyncpg.Connection, tenant_id: int, country: str, re
         country,
         signed(recipient),
     )
+
+
+async def still_listed(
+    driver: asyncpg.Connection, tenant_id: int, country: str, recipients: Sequence[bytes]
+) -> set[bytes]:
+    """Which of these are on the list."""
+    rows = await driver.fetch(
+        "SELECT recipient FROM registry_entries WHERE tenant_id = $1 AND country = $2"
+        " AND recipient = ANY($3::bigint[])",
+        tenant_id,
+        country,
+        [signed(one) for one in recipients],
+    )
+    return {unsigned(row["recipient"]) for row in rows}
 
 
 async def to_copy(

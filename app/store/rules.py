@@ -17,7 +17,9 @@ import msgspec
 from app.store import locks
 from app.store.intake import signed
 
-KEYWORD = "keyword"  # the source of a stop by text; only these are released by text
+KEYWORD = "keyword"  # the source of a stop by text
+CARRIER = "carrier"  # of one that the carrier told by refusing: it had the STOP, as a rule
+BY_TEXT = (KEYWORD, CARRIER)  # only these are released by text
 MARKETING = "marketing"  # the purpose of which Redis holds a copy
 
 # Rule changes share a lock and a page of the copy takes it alone: a page is read and written to Redis with no
@@ -86,7 +88,10 @@ WITH given AS (
          AS g (recipient, sender, address, reason, evidence)
 ), logged AS (
     INSERT INTO rule_events (tenant_id, recipient, kind, scope, evidence, actor, at)
-    SELECT $1::int, recipient, 'suppressed', sender, evidence::jsonb, $8::text, $9::timestamptz FROM given
+    SELECT $1::int, recipient, 'suppressed', sender, evidence::jsonb, $8::text, $9::timestamptz FROM given g
+    WHERE $7::text <> 'import'  -- a file that is sent again says nothing new
+       OR NOT EXISTS (SELECT FROM suppressions s WHERE s.tenant_id = $1::int AND s.recipient = g.recipient
+                                                   AND s.sender = g.sender)
 ), put AS (
     INSERT INTO suppressions AS s (tenant_id, recipient, sender, address, reason, source, created_at)
     SELECT DISTINCT ON (recipient, sender) $1::int, recipient, sender, address, reason, $7::text,
@@ -94,7 +99,7 @@ WITH given AS (
     FROM given
     ON CONFLICT (tenant_id, recipient, sender) DO UPDATE
         SET reason = excluded.reason, source = excluded.source
-        WHERE s.source = 'keyword' AND excluded.source <> 'keyword'
+        WHERE s.source IN ('keyword', 'carrier') AND excluded.source NOT IN ('keyword', 'carrier')
     RETURNING s.created_at = $9 AS fresh
 )
 SELECT count(*) FILTER (WHERE fresh) FROM put
@@ -131,7 +136,7 @@ WITH given AS (
 ), gone AS (
     DELETE FROM suppressions s USING given g
     WHERE s.tenant_id = $1::int AND s.recipient = g.recipient AND s.sender = g.sender
-      AND ($4::text IS NULL OR s.source = $4)
+      AND ($4::text[] IS NULL OR s.source = ANY($4))
     RETURNING s.recipient, s.sender, s.source, s.reason
 )
 INSERT INTO rule_events (tenant_id, recipient, kind, scope, evidence, actor, at)
@@ -146,18 +151,18 @@ async def release(
     tenant_id: int,
     rows: Sequence[tuple[bytes, str]],
     *,
-    only_source: str | None,
+    only_sources: Sequence[str] | None,
     evidence: dict[str, Any],
     actor: str,
     at: datetime,
 ) -> int:
-    """Take suppressions of (recipient, sender) away, of one source or of any; gives how many there were."""
+    """Take suppressions of (recipient, sender) away, of these sources or of any; gives how many there were."""
     found = await driver.fetch(
         _RELEASE,
         tenant_id,
         [signed(row[0]) for row in rows],
         [row[1] for row in rows],
-        only_source,
+        None if only_sources is None else list(only_sources),
         _json(evidence),
         actor,
         at,
@@ -231,10 +236,7 @@ async def consent(
         [one.at for one in words],
         [one.ends_at for one in words],
         [one.kind for one in words],
-        [
-            _json({**one.evidence, "kind": one.kind} if one.kind != "express" else one.evidence)
-            for one in words
-        ],
+        [_json(_told(one)) for one in words],
         [one.granted for one in words],
         actor,
         recorded_at,

@@ -55,6 +55,8 @@ async def create(connection: AsyncConnection, name: str, settings: dict[str, Any
     if row is None:
         raise NameTaken(name)
     tenant = Tenant(**row)
+    if settings:
+        await config.begin(connection)
     await audit.record(connection, by, "tenant.create", f"tenant/{tenant.id}", after={"name": name})
     return tenant
 

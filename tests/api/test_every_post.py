@@ -194,6 +194,38 @@ async def _revoke_key(api: Any) -> Ask:
     return Ask(f"{await _key(api)}/revoke", None, {"reason": "another"})
 
 
+async def _keyword(api: Any) -> Ask:
+    body = {"keyword": f"gift {uuid.uuid4().hex[:8]}", "reply": "r"}
+    return Ask("/v1/keywords", body, {**body, "reply": "another"})
+
+
+def _question() -> dict[str, Any]:
+    name = uuid.uuid4().hex[:8]
+    return {"name": name, "question": "q", "sender": "12025550199", "options": {"a": [f"a {name}"]}}
+
+
+async def _survey(api: Any) -> Ask:
+    body = _question()
+    return Ask("/v1/surveys", body, {**body, "question": "another"})
+
+
+async def _end_survey(api: Any) -> Ask:
+    made = await api.post("/v1/surveys", _question())
+    return Ask(f"/v1/surveys/{made.json['id']}/end", None, {"reason": "another"})
+
+
+async def _registry(api: Any) -> Ask:
+    return Ask("/v1/registries/US/import", b"2025550101\n", b"2025550102\n", "text/csv")
+
+
+async def _erasure(api: Any) -> Ask:
+    return Ask("/v1/erasures", {"to": "+12025550155"}, {"to": "+12025550156"})
+
+
+async def _organisation(api: Any) -> Ask:
+    return Ask("/v1/organisations", {"name": uuid.uuid4().hex}, {"name": uuid.uuid4().hex})
+
+
 ASKS: dict[str, Callable[[Any], Awaitable[Ask]]] = {
     "/v1/messages": _post_message,
     "/v1/messages/{message_id}/cancel": _cancel_message,
@@ -210,6 +242,12 @@ ASKS: dict[str, Callable[[Any], Awaitable[Ask]]] = {
     "/v1/consents": _consent,
     "/v1/consents/bulk": _consents,
     "/v1/consents/import": _consent_file,
+    "/v1/keywords": _keyword,
+    "/v1/surveys": _survey,
+    "/v1/surveys/{survey_id}/end": _end_survey,
+    "/v1/registries/{country}/import": _registry,
+    "/v1/erasures": _erasure,
+    "/v1/organisations": _organisation,
     "/v1/webhooks": _webhook,
     "/v1/webhooks/callback-secret/rotate": _callback_secret,
     "/v1/webhooks/{endpoint_id}/rotate": _webhook_secret,

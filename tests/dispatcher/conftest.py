@@ -293,6 +293,7 @@ class World:
         priority: int = 5,
         pack_size: int = 100,
         test: bool = False,
+        campaign: str | None = None,
     ) -> list[intake.Draft]:
         now = time.time()
         segments = count(body)
@@ -304,7 +305,7 @@ class World:
             ]
             pack = Pack(
                 tenant, batch, region or land, land, int(category), sender, body, None,
-                None if valid_s is None else now + valid_s, retry_unknown, entries, test,
+                None if valid_s is None else now + valid_s, retry_unknown, entries, test, campaign=campaign,
             )  # fmt: skip
             made.append(intake.Draft(ids.new_id(now), pack, now + due_in_s, priority))
         return made

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
 
 from app import rules
-from app.domain import ids
+from app.domain import ids, template
+from app.domain.contacts import brand_scope
+from app.domain.keywords import normalise
 from app.domain.message import Category
 from app.domain.pack import Entry, Pack, decode_pack
 from app.domain.recipient import hash_of
@@ -16,7 +19,7 @@ from app.queue import lanes
 from app.queue import rules as fast
 from app.queue.connection import Queue
 from app.rules import Owner, Stop
-from app.store import config, epochs, webhook_endpoints
+from app.store import config, consent_requests, epochs, keywords, webhook_endpoints
 from app.store import rules as book
 from app.store.engine import Database
 from app.store.intake import Draft, accept
@@ -33,7 +36,8 @@ async def database(postgres_url: str):
     database = Database(postgres_url, pool=4)
     async with database.driver() as driver:
         await driver.execute(
-            "TRUNCATE suppressions, consents, rule_events, inbound, senders, packs, lookups, parcels, tallies,"
+            "TRUNCATE suppressions, consents, rule_events, inbound, senders, keywords, surveys, consent_requests,"
+            " survey_answers, packs, lookups, parcels, tallies,"
             " webhook_deliveries, webhook_endpoints, gateways, regions, tenants RESTART IDENTITY CASCADE"
         )
         for owner, name in ((ONE, "default"), (TWO, "Two Ltd"), (THREE, "three")):
@@ -222,3 +226,200 @@ async def test_senders_that_are_no_numbers_are_stored_and_not_answered(database,
     result = await receive("STOP", sender="36180")
     assert (result.action, result.confirmed) == ("stop", False)
     assert (await receive("\0ok", sender="BANK")).action is None
+
+
+# -- answers, own keywords, double opt-in
+
+
+async def setting(database: Database, owner: Owner, **values: object) -> None:
+    async with database.driver() as driver:
+        await driver.execute(
+            "UPDATE tenants SET settings = settings || $2 WHERE id = $1",
+            owner.tenant_id,
+            msgspec.json.encode(values).decode(),
+        )
+
+
+async def answers(database: Database) -> list[tuple[str, str]]:
+    """Every text of ours, oldest first, with what it answers."""
+    rows = await fetch(database, "SELECT payload FROM packs ORDER BY id")
+    packs = [decode_pack(row["payload"]) for row in rows]
+    return [(pack.body, str(next(iter(pack.entries[0].extra.values())))) for pack in packs]
+
+
+async def keyword(database: Database, word: str, reply: str, *, sender: str = "", tenant: int = 2) -> None:
+    async with database.driver() as driver:
+        key = normalise(word)[0] if word else ""
+        await keywords.put(driver, tenant, ids.new_id(NOW), sender=sender, key=key, keyword=word, reply=reply)
+
+
+async def test_a_stop_closes_what_the_tenant_says_it_closes(database, queue, receive) -> None:
+    for address, brand in ((LINE, "shoes"), (OTHER, "shoes"), ("12025550177", "hats")):
+        async with database.driver() as driver:
+            await driver.execute(
+                "INSERT INTO senders (tenant_id, address, brand) VALUES (2, $1, $2)", address, brand
+            )
+
+    async def closed() -> list[bool]:
+        found = []
+        for address, brand in ((LINE, "shoes"), (OTHER, "shoes"), ("12025550177", "hats")):
+            asked = fast.Question(
+                tenant_id=2, sender=address, brand=brand_scope(brand), recipients=[hash_of(TWO.hash_key, ANN)]
+            )
+            found.append((await fast.check(queue, [asked]))[0].letters == fast.SUPPRESSED)
+        return found
+
+    for scope, wanted in (
+        ("sender", [True, False, False]),
+        ("brand", [True, True, False]),
+        ("tenant", [True, True, True]),
+    ):
+        await setting(database, TWO, stop_scope=scope)
+        await receive("STOP")
+        assert await closed() == wanted, scope
+        result = await receive("START")
+        assert result.reply == "start"
+        assert await closed() == [False, False, False], scope
+    assert (await receive("START")).reply is None, "nothing was closed, so nothing is told"
+
+
+async def test_help_is_answered_by_the_tenant_or_the_sender(database, receive) -> None:
+    await own(database, TWO)
+    await setting(database, TWO, brand="Shoes", contact="shoes.example")
+    assert (await receive("HELP")).reply == "help"
+    await setting(database, TWO, help_text="Call us")
+    await receive("info", at=NOW + 1)
+    await keyword(database, "", "Visit us", sender=LINE)
+    await receive("help!", at=NOW + 2)
+    bodies = await answers(database)
+    assert bodies[0][0].startswith("Shoes alerts: help at shoes.example.")
+    assert bodies[1:] == [("Call us", "help"), ("Visit us", "help")]
+
+
+async def test_an_own_keyword_is_answered_and_a_stop_goes_before_it(database, queue, receive) -> None:
+    await own(database, TWO)
+    await keyword(database, "GIFT", "Your code: {none}")
+    await keyword(database, "GIFT", "Of this sender", sender=LINE)
+    await keyword(database, "stop", "a list that changed later")
+    assert (await receive("  Gift! ")).reply == "keyword"
+    result = await receive("gift please", at=NOW + 1)
+    assert (result.action, result.keyword, result.reply) == ("keyword", "GIFT", "keyword")
+    assert (await receive("I would like the gift")).action is None
+    assert (await receive("STOP", at=NOW + 2)).action == "stop"
+    assert (await receive("gift, but stop texting me")).action == "stop"
+    assert await held(queue, TWO)
+    assert [body for body, _ in await answers(database)][:2] == ["Of this sender", "Of this sender"]
+    assert (await receive("gift", to=OTHER)).action is None, "another tenant's line"
+
+
+async def test_a_reply_keeps_its_braces(database, receive) -> None:
+    await own(database, TWO)
+    await keyword(database, "code", "use {x}")
+    await receive("code")
+    [row] = await fetch(database, "SELECT payload FROM packs")
+    assert template.parse(decode_pack(row["payload"]).body).render(None) == "use {x}"
+
+
+async def test_nobody_is_answered_for_ever_and_no_machine_at_all(database, queue, receive) -> None:
+    await own(database, TWO)
+    await own(database, THREE, address="12025550101")
+    await keyword(database, "ping", "pong")
+    assert (await receive("ping", sender=ANN)).reply is None, "a number of ours would be answered by us"
+    assert (await receive("ping", sender="36180")).reply is None
+    assert (await receive("ping", sender="BANK")).reply is None
+    for n in range(13):
+        result = await receive("ping", sender=BOB, at=NOW + n)
+        assert (result.action, result.reply) == ("keyword", "keyword" if n < 10 else None)
+    assert (await receive("STOP", sender=BOB, at=NOW + 20)).confirmed is False
+    assert await held(queue, TWO, e164=BOB), "the stop holds all the same"
+    assert (await receive("ping", sender=BOB, at=NOW + 90_000)).reply == "keyword"
+
+
+async def ask(database: Database, owner: Owner, *, sender: str = LINE, until: float = NOW + 600) -> None:
+    stamp = [datetime.fromtimestamp(one, UTC) for one in (NOW - 1, until)]
+    async with database.driver() as driver:
+        await consent_requests.insert(
+            driver, ids.new_id(NOW), owner.tenant_id, hash_of(owner.hash_key, ANN), purpose="marketing", brand="",
+            sender=sender, evidence='{"form": "web"}', actor="key:x", message_id=ids.new_id(NOW),
+            asked_at=stamp[0], until=stamp[1],
+        )  # fmt: skip
+
+
+async def consented(queue: Queue, owner: Owner) -> bool:
+    asked = fast.Question(
+        tenant_id=owner.tenant_id, sender=LINE, recipients=[hash_of(owner.hash_key, ANN)], need_consent=True
+    )
+    return (await fast.check(queue, [asked]))[0].letters == fast.PASS
+
+
+@pytest.mark.parametrize("word", ["yes", "YES!", "START"])
+async def test_a_yes_confirms_what_was_asked_from_that_sender_in_time(
+    database, queue, receive, word: str
+) -> None:
+    await own(database, TWO)
+    await own(database, TWO, address=OTHER)
+    await receive(word)
+    assert not await consented(queue, TWO), "nobody had asked"
+    await ask(database, TWO)
+    await receive(word, to=OTHER)
+    assert not await consented(queue, TWO), "another sender had asked"
+    await receive(word, at=NOW + 601)
+    assert not await consented(queue, TWO), "too late"
+    result = await receive(word, at=NOW + 60)
+    assert (result.action, result.reply) == ("start", "start")
+    assert await consented(queue, TWO)
+    async with database.driver() as driver:
+        events = await book.events_of(driver, 2, hash_of(TWO.hash_key, ANN))
+    assert [one.kind for one in events][:1] == ["granted"]
+    assert events[0].evidence["form"] == "web"
+    assert events[0].evidence["inbound_id"] == ids.text(result.id)
+    assert events[0].evidence["double_opt_in"] is True
+    assert (await receive("yes", at=NOW + 61)).reply is None, "once"
+
+
+async def test_a_stop_closes_the_question_too(database, queue, receive) -> None:
+    await own(database, TWO)
+    await ask(database, TWO)
+    await receive("STOP")
+    await receive("yes", at=NOW + 1)
+    assert not await consented(queue, TWO)
+    assert await held(queue, TWO)
+
+
+async def test_a_survey_collects_and_counts_one_answer_a_person(database, receive) -> None:
+    await own(database, TWO)
+    survey = ids.new_id(NOW)
+    async with database.driver() as driver:
+        await keywords.create_survey(
+            driver, 2, survey, name="s", question="Pizza?", sender=LINE,
+            ends_at=datetime.fromtimestamp(NOW + 100, UTC),
+        )  # fmt: skip
+        for n, (option, word) in enumerate((("Yes", "yes"), ("Yes", "1"), ("No", "2"))):
+            await keywords.put(
+                driver, 2, ids.message_id(survey, n), sender=LINE, key=normalise(word)[0], keyword=word,
+                reply="Thanks", survey_id=survey, option=option,
+            )  # fmt: skip
+    result = await receive("1")
+    assert (result.action, result.reply) == ("answer", "answer")
+    await receive("2", at=NOW + 1)
+    await receive("Yes!", sender=BOB, at=NOW + 2)
+    assert (await receive("1", sender="+447400123456", at=NOW + 200)).action is None, "it is over"
+    async with database.driver() as driver:
+        found = await keywords.survey(driver, 2, survey)
+        assert found is not None
+        assert found.counts == {"Yes": 1, "No": 1}
+        assert [(one.address, one.option) for one in await keywords.answers(driver, survey)] == [
+            (ANN, "No"),
+            (BOB, "Yes"),
+        ]
+        assert await keywords.end_survey(driver, 2, survey, datetime.fromtimestamp(NOW, UTC))
+    assert (await receive("1", at=NOW + 3)).action is None
+
+
+async def test_a_start_lifts_what_the_carrier_had_told_and_nothing_of_ours(database, queue, receive) -> None:
+    await own(database, TWO)
+    blocked = [(hash_of(TWO.hash_key, ANN), LINE, ANN, {"raw": "21610"})]
+    assert await rules.suppress_blocked(database, queue, 2, blocked, now_s=NOW) == 1
+    assert await held(queue, TWO)
+    await receive("START")
+    assert not await held(queue, TWO)

@@ -119,7 +119,7 @@ async def test_the_newest_word_about_consent_holds(database: Database, queue: Qu
 
 
 async def test_a_keyword_never_weakens_another_stop(database: Database, queue: Queue) -> None:
-    only = {"evidence": {}, "only_source": book.KEYWORD}
+    only = {"evidence": {}, "only_sources": book.BY_TEXT}
     for first, second in (("api", book.KEYWORD), (book.KEYWORD, "api")):
         for source in (first, second):
             await rules.suppress(database, queue, ONE, [Stop(ANN, "S")], source=source, **KEY)

@@ -428,20 +428,30 @@ async def export_consents(
 async def _lines(database: Any, tenant_id: int) -> AsyncIterator[list[dict[str, Any]]]:
     async with database.driver() as driver:
         async for page in book.ledger(driver, tenant_id):
-            yield [
-                {
-                    "to": one.address,
-                    "status": one.event.kind,
-                    "purpose": one.event.scope,
-                    "brand": one.event.brand or None,
-                    "kind": one.event.evidence.pop("kind", "express"),
-                    "source": one.event.evidence.pop("source", None),
-                    "at": one.event.at.isoformat(),
-                    "expires_at": one.event.evidence.pop("expires_at", None),
-                    "evidence": one.event.evidence,
-                }
-                for one in page
-            ]
+            yield [_line(one) for one in page]
+
+
+def _line(one: book.Line) -> dict[str, Any]:
+    """A word as `/import` takes it: what there is nothing of is left out."""
+    event, evidence = one.event, dict(one.event.evidence)
+    kind, source, ends = (evidence.pop(name, None) for name in ("kind", "source", "expires_at"))
+    return {
+        "to": one.address,
+        **{
+            name: value
+            for name, value in (
+                ("status", event.kind),
+                ("purpose", event.scope),
+                ("brand", event.brand),
+                ("kind", kind),
+                ("source", source),
+                ("at", event.at.isoformat()),
+                ("expires_at", ends),
+                ("evidence", evidence),
+            )
+            if value
+        },
+    }
 
 
 @router.get("/v1/consents", summary="List consents")

@@ -22,7 +22,9 @@ Reader = Annotated[Caller, Depends(require("read"))]
 
 
 class Inbound(BaseModel):
-    """A text that came in. `action` is what its keyword asked for, and was done."""
+    """A text that came in. `action` is what its keyword asked for, and was done; `keyword` and `answer` are the
+    tenant's own. `doubtful`: a stop that was heeded and should be looked at. `reply`: what was answered, if anything.
+    """
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -35,6 +37,7 @@ class Inbound(BaseModel):
     doubtful: bool
     gateway: str
     at: datetime
+    reply: str | None
 
 
 class InboundPage(BaseModel):
@@ -50,19 +53,21 @@ async def list_inbound(
     caller: Reader,
     sender: Annotated[Text | None, Query(alias="from", max_length=64, description="The person.")] = None,
     to: Annotated[Text | None, Query(max_length=20, description="Our address.")] = None,
-    action: Literal["stop", "start", "help"] | None = None,
+    action: Literal["stop", "start", "help", "keyword", "answer"] | None = None,
+    doubtful: Annotated[bool | None, Query(description="Those that a person should look at.")] = None,
     cursor: Cursor = None,
     limit: Limit = limits.DEFAULT_PAGE,
 ) -> InboundPage:
     """The tenant's inbound texts."""
     person = None if sender is None else e164(sender, "query/from")
     address = None if to is None else to.removeprefix("+")
-    filters = f"inbound {person} {address} {action}"
+    filters = f"inbound {person} {address} {action} {doubtful}"
     before = place(cursor, caller, filters)
     async with context_of(request).database.driver() as driver:
         page = await inbound.page(
-            driver, caller.tenant_id, before=before, sender=person, to=address, action=action, limit=limit
-        )
+            driver, caller.tenant_id, before=before, sender=person, to=address, action=action,
+            doubtful=doubtful, limit=limit,
+        )  # fmt: skip
     last = page[-1].id.bytes if len(page) == limit else None
     data = [Inbound.model_validate(one, from_attributes=True) for one in page]
     return InboundPage(data=data, next=after(last, caller, filters))

@@ -31,6 +31,7 @@ class Sender(BaseModel):
     rate: int | None
     registered: list[str]
     signature: str
+    brand: str
     version: int
     updated_at: datetime
 
@@ -56,20 +57,25 @@ Signature = Annotated[
 
 
 class NewSender(Change):
-    """An address to be registered. `rate` is in segments a second; null or 0: no limit."""
+    """An address to be registered. `rate` is in segments a second; null or 0: no limit.
+
+    `brand`: the senders of one brand share its stops and consents, as the tenant's `stop_scope` says.
+    """
 
     address: Text
     rate: int | None = None
     registered: Countries = Field(default_factory=list)
     signature: Signature = ""
+    brand: Annotated[Text, Field(max_length=64)] | None = None
 
 
 class SenderChange(Change):
-    """What is left out stays."""
+    """What is left out stays; a brand of null is taken away."""
 
     rate: int | None = None
     registered: Countries | None = None
     signature: Signature | None = None
+    brand: Annotated[Text, Field(max_length=64)] | None = None
 
 
 @router.get("/v1/senders", summary="List senders")
@@ -97,7 +103,12 @@ async def create_sender(body: NewSender, request: Request, caller: Operator) -> 
         async with context_of(request).database.begin() as connection:
             await _demand_free(connection, caller, key["address"])
             actor = by(caller, body.reason, caller.tenant_id)
-            values = {"rate": body.rate, "registered": body.registered, "signature": body.signature}
+            values = {
+                "rate": body.rate,
+                "registered": body.registered,
+                "signature": body.signature,
+                "brand": body.brand,
+            }
             row = await config.create(connection, SENDER, {**key, **values}, actor)
             return Sender.model_validate(row)
 
@@ -113,8 +124,8 @@ async def _demand_free(connection: AsyncConnection, caller: Caller, address: obj
 @router.patch("/v1/senders/{address}", summary="Change a sender")
 async def change_sender(address: Address, body: SenderChange, request: Request, caller: Operator) -> Sender:
     """Set a sender's rate, its signature, or where it is registered. Holds within seconds."""
-    values = given(body, "rate", "registered", "signature")
-    for name in ("registered", "signature"):
+    values = given(body, "rate", "registered", "signature", "brand")
+    for name in ("registered", "signature", "brand"):
         if name in values and values[name] is None:
             del values[name]
     with changing():

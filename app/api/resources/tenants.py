@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import rules
 from app.api import limits
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
-from app.api.problems import Problem
+from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
 from app.api.resources.base import (
     MAX_INT,
@@ -30,12 +31,20 @@ from app.api.resources.base import (
     place,
 )
 from app.countries.tenants import read
-from app.store import config, tenants
+from app.domain.contacts import MAX_CONTACTS, MAX_WINDOW_S, StopScope
+from app.store import config, tenant_rules, tenants
 
 router = APIRouter(tags=["tenants"], route_class=IdempotentRoute, responses=PROBLEMS)
 Admin = Annotated[Caller, Depends(require("admin"))]
 TenantId = Annotated[int, Path(ge=1, le=MAX_INT)]
 _FILTERS = "tenants"
+
+
+class ContactLimit(Strict):
+    """At most `max` marketing texts to one person in any `per_s` seconds."""
+
+    max: Annotated[int, Field(ge=1, le=MAX_CONTACTS)]
+    per_s: Annotated[int, Field(ge=1, le=MAX_WINDOW_S)]
 
 
 Clock = Annotated[str, Field(pattern=r"^([01]\d|2[0-4]):[0-5]\d$")]
@@ -81,7 +90,13 @@ class CountryTerms(Strict):
 
 
 class Settings(Strict):
-    """What a tenant may set. `brand` and `contact` stand in the answers to STOP."""
+    """What a tenant may set. `brand`, `contact`, `program` and `frequency` stand in the answers to STOP, START, HELP.
+
+    `stop_scope`: what a STOP to one sender closes: that sender, all senders of its brand, or all of the tenant.
+    `frequency_cap` and `campaign_cap` (of the texts of one campaign) hold beside the country's cap. The same text to
+    the same number within `duplicate_window_s` is stopped; of OTPs only with `duplicate_otp`. `organisation` is the
+    id of the one whose contact budget the tenant shares. A longer window counts from when it is set.
+    """
 
     default_sender: Annotated[Text, Field(max_length=20)] | None = None
     brand: Annotated[Text, Field(min_length=1, max_length=60)] | None = None
@@ -94,6 +109,15 @@ class Settings(Strict):
             description="A text of more segments is rejected. A request may say less, never more.",
         ),
     ] = None
+    program: Annotated[Text, Field(min_length=1, max_length=60)] | None = None
+    frequency: Annotated[Text, Field(min_length=1, max_length=60)] | None = None
+    help_text: Annotated[Text, Field(min_length=1, max_length=1_000)] | None = None
+    stop_scope: StopScope | None = None
+    frequency_cap: ContactLimit | None = None
+    campaign_cap: ContactLimit | None = None
+    duplicate_window_s: Annotated[int, Field(ge=0, le=MAX_WINDOW_S)] | None = None
+    duplicate_otp: bool | None = None
+    organisation: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
     callback_http_hosts: (
         Annotated[
             list[Annotated[Text, Field(max_length=253)]],
@@ -195,6 +219,13 @@ async def get_tenant(tenant_id: TenantId, request: Request, caller: Admin) -> Te
         return _view(_found(await tenants.read(connection, tenant_id)))
 
 
+async def _demand_organisation(connection: AsyncConnection, settings: dict[str, Any]) -> None:
+    """422 unless the organisation that the settings name exists."""
+    wanted = settings.get("organisation")
+    if wanted is not None and await tenant_rules.read_organisation(connection, wanted) is None:
+        raise field_problem("/settings/organisation", "invalid_value", "there is no such organisation")
+
+
 def _found(tenant: tenants.Tenant | None) -> tenants.Tenant:
     if tenant is None:
         raise Problem(404, "not_found", "there is no such tenant")
@@ -209,6 +240,7 @@ async def create_tenant(body: NewTenant, request: Request, caller: Admin) -> Ten
     try:
         async with context.database.begin() as connection:
             settings = {name: value for name, value in _values(body.settings).items() if value is not None}
+            await _demand_organisation(connection, settings)
             tenant = await tenants.create(connection, body.name, settings, by(caller, body.reason))
             if "countries" in settings:
                 await config.begin(connection)  # dispatchers read them with the configuration
@@ -225,11 +257,10 @@ async def change_tenant(tenant_id: TenantId, body: TenantChange, request: Reques
     try:
         values = _values(body.settings)
         async with context_of(request).database.begin() as connection:
+            await _demand_organisation(connection, values)
             found = await tenants.change(
                 connection, tenant_id, body.name, values, by(caller, body.reason, tenant_id)
             )
-            if found is not None and "countries" in values:
-                await config.begin(connection)  # dispatchers read them with the configuration
             return _view(_found(found))
     except tenants.NameTaken:
         raise Problem(409, "conflict", "there is a tenant of that name already") from None
