@@ -172,9 +172,7 @@ async def test_a_carriers_opt_out_becomes_a_suppression(world: World, until: Cal
         async with world.database.begin() as connection:
             values = {"name": "http", "url": f"generic+http://127.0.0.1:{port}/send", "settings": settings}
             await config.create(connection, config.GATEWAY, values, BY)
-            await config.create(
-                connection, config.ROUTE, {"to": "+1415", "gateways": ["http"], "position": 1}, BY
-            )
+            await config.change(connection, config.ROUTE, {"id": 1}, {"gateways": ["http"]}, BY)
         await world.start()
         (first,) = await world.accept([ANN])
         await world.until_final()
