@@ -170,7 +170,11 @@ async def test_a_carriers_opt_out_becomes_a_suppression(world: World, until: Cal
             },
         }
         async with world.database.begin() as connection:
-            values = {"name": "http", "url": f"generic+http://127.0.0.1:{port}/send", "settings": settings}
+            values = {
+                "name": "http",
+                "url": f"generic+http://127.0.0.1:{port}/send?allow_private=true",
+                "settings": settings,
+            }
             await config.create(connection, config.GATEWAY, values, BY)
             await config.change(connection, config.ROUTE, {"id": 1}, {"gateways": ["http"]}, BY)
         await world.start()
