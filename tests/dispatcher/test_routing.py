@@ -81,7 +81,7 @@ async def test_what_is_queued_goes_by_the_other_gateway(
     assert sum(taken.values()) > 150
     assert all(n == 1 for n in ((await smsc.taken()) + taken).values())
     states = await world.states()
-    assert states[State.unknown] <= 60  # a window
+    assert states[State.unknown] <= 100  # the window that was cut, and the one that got no answer
     await world.check_books()
 
 
