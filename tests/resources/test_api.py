@@ -588,3 +588,77 @@ async def test_a_body_that_can_t_be_read_is_a_problem(api: Client, content: byte
 async def test_a_template_s_body_that_is_too_long_has_the_code_of_a_message_s(api: Client) -> None:
     body = {"name": "too-long", "body": "x" * 1_601}
     assert (await api("POST", "/v1/templates", body))[1]["errors"][0]["code"] == "body_too_long"
+
+
+# -- routing: strategies, prices, currencies, pools
+
+
+async def test_a_route_s_strategy_and_weights_belong_together(api: Client) -> None:
+    for name in ("w1", "w2"):
+        await api.ok("POST", "/v1/gateways", {"name": name, "url": URL, "reason": "new"})
+    route = {"to": "TH", "gateways": ["w1", "w2"], "reason": "split"}
+    for more in (
+        {"strategy": "weight"},
+        {"strategy": "weight", "weights": [1]},
+        {"strategy": "weight", "weights": [0, 0]},
+        {"weights": [1, 1]},
+    ):
+        assert await api.refused("POST", "/v1/routes", route | more) == (422, "invalid_value", "/weights")
+    made = await api.ok(
+        "POST", "/v1/routes", route | {"strategy": "weight", "weights": [7, 3], "sender": "+84"}
+    )
+    assert (made["strategy"], made["weights"], made["sender"]) == ("weight", [7, 3], "84")
+    path = f"/v1/routes/{made['id']}"
+    fewer = {"gateways": ["w1"], "reason": "one"}
+    assert await api.refused("PATCH", path, fewer) == (422, "invalid_value", "/weights")
+    cost = await api.ok("PATCH", path, {"strategy": "cost", "weights": [], "reason": "cheaper"})
+    assert (cost["strategy"], cost["weights"], cost["version"]) == ("cost", [], 2)
+    await api("DELETE", f"{path}?reason=done")
+
+
+async def test_price_lists_are_exact_and_replaced_whole(api: Client, other: Client) -> None:
+    await api.ok("POST", "/v1/gateways", {"name": "p1", "url": URL, "reason": "new"})
+    path = "/v1/gateways/p1/prices"
+    assert await api.ok("GET", path) == {"currency": None, "prices": {}, "version": 1}
+    listed = {"prices": {"84": "0.0310", "*": "0.05"}, "reason": "list"}
+    assert await api.refused("PUT", path, listed) == (422, "invalid_value", "/currency")
+    made = await api.ok("PUT", path, listed | {"currency": "EUR"})
+    assert made == {"currency": "EUR", "prices": {"+84": "0.0310", "*": "0.05"}, "version": 2}
+    assert (await api("PUT", path, {"prices": {"*": 0.05}, "reason": "a float"}))[0] == 422
+    file = f"{path}.csv?reason=file"
+    kind = {"content_type": "text/csv"}
+    loaded = await api.ok("PUT", file, raw=b"to,price\n+66,0.02\n", **kind)
+    assert loaded["prices"] == {"+66": "0.02"}
+    bad = await api.refused("PUT", file, raw=b"to,price\n+66,0.03\n+66,0.04\n", **kind)
+    assert bad == (422, "invalid_value", "/prices")
+    assert (await api.ok("GET", path))["prices"] == {"+66": "0.02"}
+    assert (await other("GET", path))[0] == 403
+    rate = await api.ok("PUT", "/v1/currencies/EUR", {"rate": "1.08", "reason": "today"})
+    assert rate["rate"] == "1.08"
+    zero = await api.refused("PUT", "/v1/currencies/EUR", {"rate": "0", "reason": "x"})
+    assert zero == (422, "invalid_value", "/rate")
+    assert [one["code"] for one in (await api.ok("GET", "/v1/currencies"))["data"]] == ["EUR"]
+    assert (await api("DELETE", "/v1/currencies/EUR?reason=x"))[0] == 204
+    trail = (await api.ok("GET", "/v1/audit?limit=3"))["data"]
+    assert {one["action"] for one in trail} >= {"currency.remove", "currency.create"}
+
+
+async def test_a_pool_has_registered_senders_and_keeps_them(api: Client) -> None:
+    pool = {"members": [{"address": "+12025550142"}, {"address": "VOLLEY"}], "reason": "pool"}
+    refused = await api.refused("PUT", "/v1/pools/main", pool)
+    assert refused == (422, "invalid_value", "/members/0/address")
+    for address in ("12025550142", "VOLLEY"):
+        await api.ok("POST", "/v1/senders", {"address": address, "reason": "ours"})
+    made = await api.ok("PUT", "/v1/pools/main", pool)
+    assert made["members"] == [
+        {"address": "12025550142", "countries": ["US"]},
+        {"address": "VOLLEY", "countries": []},
+    ]
+    assert (await api("DELETE", "/v1/senders/VOLLEY?reason=gone"))[0] == 422
+    fewer = await api.ok("PUT", "/v1/pools/main", {"members": [{"address": "12025550142"}], "reason": "one"})
+    assert [one["address"] for one in fewer["members"]] == ["12025550142"]
+    assert (await api("DELETE", "/v1/senders/VOLLEY?reason=gone"))[0] == 204
+    message = {"to": "+12025550101", "category": "transactional", "body": "x", "sender": "pool:nobody"}
+    assert await api.refused("POST", "/v1/messages", message) == (422, "invalid_sender", "/sender")
+    assert (await api("POST", "/v1/messages", message | {"sender": "pool:main"}))[0] == 202
+    assert (await api("DELETE", "/v1/pools/main?reason=done"))[0] == 204

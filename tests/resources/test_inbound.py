@@ -131,6 +131,31 @@ async def test_stopall_is_about_every_sender_of_the_tenant(database, queue, rece
     assert await held(queue, TWO, sender=OTHER)
 
 
+async def test_a_stop_to_a_member_of_a_pool_holds_for_all_senders_also_when_it_has_left_the_pool(
+    database, queue, receive
+) -> None:
+    await own(database, TWO)
+    await own(database, TWO, OTHER)
+    key = {"tenant_id": 2, "name": "main"}
+    by = config.By("test", "test")
+    async with database.begin() as connection:
+        members = [{"address": LINE}, {"address": OTHER}]
+        await config.create(connection, config.POOL, {**key, "members": members}, by)
+    await receive("STOP")
+    assert await held(queue, TWO, sender=OTHER)
+    assert not await held(queue, TWO, e164=BOB, sender=OTHER)
+    async with database.begin() as connection:
+        await config.change(connection, config.POOL, key, {"members": [{"address": OTHER}]}, by)
+    async with database.driver() as driver:
+        left = await config.pool(driver, 2, "main")
+    assert left is not None
+    assert [member.address for member in left] == [OTHER]
+    await receive("STOP", sender=BOB)
+    assert await held(queue, TWO, e164=BOB, sender=OTHER)
+    assert (await receive("START")).action == "start"
+    assert not await held(queue, TWO, sender=OTHER)
+
+
 async def test_a_start_lifts_only_what_a_stop_set(database, queue, receive) -> None:
     await own(database, TWO)
     await rules.suppress(database, queue, TWO, [Stop(BOB, LINE)], source="api", actor="x", now_s=NOW)
