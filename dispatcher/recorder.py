@@ -53,6 +53,7 @@ class Work:
         "base",
         "gateway_id",
         "gateway_name",
+        "jitter",
         "left",
         "multi",
         "parcel",
@@ -66,6 +67,8 @@ class Work:
         self.gateway_id = gateway_id
         self.gateway_name = gateway_name
         self.left = segments
+        # one for all: what of a parcel goes again goes together, or it would fall apart into parcels of a few
+        self.jitter = random.random()  # noqa: S311 - spreads load, guards nothing
         self.base = (pack.tenant_id, pack.batch_id, pack.region, pack.category, gateway_id)
         self.submitted: dispatch.Tally = (*self.base, _SUBMITTING, int(State.submitted))
         self.again: dict[tuple[int, str, dispatch.Tally], list[tuple[Entry, Rest | None]]] = {}
@@ -228,7 +231,7 @@ class Recorder:
             attempt=work.attempt,
             now_s=now_s,
             expires_s=pack.expires_at,
-            jitter=random.random(),  # noqa: S311 - spreads load, guards nothing
+            jitter=work.jitter,
         )
         moves: list[dispatch.Tally] = [(*work.base, int(before), int(after)) for before, after in end.moves]
         if end.again_s is not None:

@@ -203,6 +203,18 @@ async def test_a_throttling_carrier_is_asked_again_more_slowly(
     await world.check_books()
 
 
+async def test_what_goes_again_of_a_parcel_goes_together(make_world: MakeWorld, smsc: Smsc) -> None:
+    world = await make_world(smsc, window=100)
+    await world.smsc.change(refuse={"1415": "ESME_RMSGQFUL"})
+    await world.start()
+    await world.accept(people(80))
+    await world.until_states(deferred=80)
+    assert await world.value("SELECT count(*) FROM parcels") == 1
+    await world.smsc.change(refuse={})
+    await world.until_final()
+    await world.check_books()
+
+
 async def test_what_is_always_refused_ends_failed(make_world: MakeWorld, smsc: Smsc) -> None:
     """+…5550196 is throttled for ever: repeated with growing pauses, until its validity would be over."""
     world = await make_world(smsc)

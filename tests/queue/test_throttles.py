@@ -140,6 +140,8 @@ async def test_what_is_free_at_once_is_spread(queue: Queue, tokens: Throttles) -
     assert grant.slots[-1][0] - first > throttles.AHEAD_MS * 0.8
     (urgent,) = await tokens.reserve([Ask([("region:GB", 100)], 50, urgent=True)])
     assert [n for _, n in urgent.slots] == [50]
+    (more,) = await tokens.reserve([Ask([("region:GB", 100)], 1)])
+    assert more.granted == 1, "nor do they make the others wait"
 
 
 async def test_the_tightest_of_several_decides(tokens: Throttles) -> None:
@@ -206,7 +208,7 @@ async def test_a_reservation_that_nobody_confirms_ages_out(
     limit = [("region:US", 10)]
     await tokens.reserve([Ask(limit, 10, urgent=True)])
     assert (await tokens.reserve([Ask(limit, 10)]))[0].granted == 0
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while (await tokens.reserve([Ask(limit, 10)]))[0].granted == 0:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
@@ -293,12 +295,11 @@ async def test_a_long_text_keeps_its_place_before_single_ones(queue: Queue, toke
 async def test_a_place_in_the_line_ends_when_its_holder_is_gone(
     tokens: Throttles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("WINDOW_MS", "TURN_MS", "AHEAD_MS", "PAUSE_MS"):
-        monkeypatch.setattr(throttles, name, 50)
+    monkeypatch.setattr(throttles, "TURN_MS", 50)
     limit = [("region:US", 2)]
     await used(tokens, 2, throttles=limit, urgent=True)
     assert (await used(tokens, 3, throttles=limit, least=3, who="gone")).granted == 0
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 10
     while not (await used(tokens, 1, throttles=limit)).granted:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)

@@ -117,11 +117,13 @@ local function spread_allows(self, b)
   return since > moment and 0 or math.floor((moment - since) / self.gap) + 1
 end
 
-local function take(self, b, n)
+local function take(self, b, n, urgent)
   self.taken[b] = (self.taken[b] or 0) + n
   self.free = self.free - n
   self.reserved = self.reserved + n
-  self.pace = math.max(self.pace, (b - 1) * bucket) + math.min(n, self.rate) * self.gap
+  if urgent ~= '1' then
+    self.pace = math.max(self.pace, (b - 1) * bucket) + math.min(n, self.rate) * self.gap
+  end
   self.changed = true
 end
 
@@ -144,7 +146,7 @@ local function grant(answer, throttles, wanted, least, urgent, long)
       end
     end
     if share > 0 then
-      for _, one in ipairs(throttles) do take(one, b, share) end
+      for _, one in ipairs(throttles) do take(one, b, share, urgent) end
       answer[#answer + 1], answer[#answer + 2] = b * bucket, share
       left, together = left - share, math.max(0, together - share)
       if left == 0 then break end
@@ -152,9 +154,7 @@ local function grant(answer, throttles, wanted, least, urgent, long)
   end
   if long or left > 0 then
     answer[1] = pause
-    for _, one in ipairs(throttles) do
-      answer[1] = math.max(answer[1], wait_for(one, 1), math.ceil(one.pace) - last * bucket)
-    end
+    for _, one in ipairs(throttles) do answer[1] = math.max(answer[1], wait_for(one, 1)) end
   end
 end
 
@@ -181,7 +181,7 @@ local at = 8 + #throttles
 while at < #ARGV do
   local wanted, least = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local who, urgent, n = ARGV[at + 3], ARGV[at + 4], tonumber(ARGV[at + 5])
-  local mine, behind, long, short, early = {}, false, false, false, 0
+  local mine, behind, long, short, early = {}, false, false, false, false
   for i = 1, n do
     local one = throttles[tonumber(ARGV[at + 5 + i])]
     mine[i] = one
@@ -193,7 +193,7 @@ while at < #ARGV do
     long = long or least > one.rate
     short = short or not has(one, math.min(least, one.rate))
     if one.free < wanted then soon(one) end
-    if urgent ~= '1' then early = math.max(early, math.ceil(one.pace) - last * bucket) end
+    early = early or (urgent ~= '1' and one.pace > last * bucket)
   end
   at = at + 5 + n
   local answer = {0}
@@ -201,8 +201,8 @@ while at < #ARGV do
     answer[1] = starts - now
   elseif short then
     refuse(answer, mine, least, urgent, who, behind)
-  elseif behind or early > 0 then
-    answer[1] = math.max(pause, early)
+  elseif behind or early then
+    answer[1] = pause -- and no longer, whatever the spread says: the caller's urgent texts may go before
   else
     grant(answer, mine, wanted, least, urgent, long)
   end
