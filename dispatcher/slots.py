@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
 from app.queue import throttles
@@ -17,18 +17,43 @@ from app.queue.connection import EpochLost, Unavailable
 from dispatcher.fleet import Open
 from gateways.base import Outcome, Retry, Submission
 
-SEEN_S = 0.03  # a segment counts as seen when it is answered, or so long after the write: the path's jitter
+LONGEST_S = 0.6  # without an answer a segment counts as seen so long after the write
+LEARN = 20  # answers before the quickest of them is taken for the path's own length
 CONFIRM_EVERY_S = 0.02
 _TICK_S = 0.001  # of the event loop's timers, which may be early by one
+
+
+class Path:
+    """How long the way to a carrier and back takes at least. Pure.
+
+    What the answer took longer than that, the segment may have been seen later than another that was written at the
+    same moment: so much is added to the write. The length itself is the same for all, and moves none against another.
+    """
+
+    __slots__ = ("_answers", "_quickest_s")
+
+    def __init__(self) -> None:
+        self._answers = 0
+        self._quickest_s = LONGEST_S
+
+    def seen_s(self, written_s: float, now_s: float) -> float:
+        """When a segment that is answered now, or is not yet, was seen at the latest: as if the path had no length."""
+        length_s = self._quickest_s if self._answers >= LEARN else 0.0
+        return written_s + max(0.0, min(now_s - written_s, LONGEST_S) - length_s)
+
+    def answered(self, written_s: float, now_s: float) -> None:
+        self._answers += 1
+        self._quickest_s = min(self._quickest_s, max(0.0, now_s - written_s))
 
 
 class Slot:
     """Segments of one grant that go at one moment, with the tokens that they use."""
 
-    __slots__ = ("batch", "grant", "left", "moment", "seen_s", "tokens")
+    __slots__ = ("batch", "grant", "left", "moment", "path", "seen_s", "tokens")
 
-    def __init__(self, grant: throttles.Grant, moment: int) -> None:
+    def __init__(self, grant: throttles.Grant, moment: int, path: Path) -> None:
         self.grant = grant
+        self.path = path
         self.moment = moment  # ms, by Redis' clock
         self.tokens: list[tuple[int, int]] = []
         self.batch: list[Submission] = []
@@ -46,11 +71,14 @@ class Slot:
         self.left -= 1
         if type(outcome) is Retry and not outcome.sent:
             submission.tag.unsent += 1  # type: ignore[attr-defined]
+        elif submission.written_at:
+            self.path.answered(submission.written_at, now_s)
+            self.seen_s = max(self.seen_s, self.path.seen_s(submission.written_at, now_s))
         else:
-            self.seen_s = max(self.seen_s, min(now_s, (submission.written_at or now_s) + SEEN_S))
+            self.seen_s = now_s
 
     def settled(self, now_s: float) -> bool:
-        """Whether what became of all tokens is known: answered, or written a while ago."""
+        """Whether what became of all tokens is known: answered, or written long ago."""
         if self.left == 0:
             return True
         seen_s = self.seen_s
@@ -58,9 +86,9 @@ class Slot:
             unsent = submission.tag.unsent  # type: ignore[attr-defined]
             if submission.written + unsent < submission.mask.bit_count():
                 return False
-            seen_s = max(seen_s, submission.written_at + SEEN_S)
-        if seen_s > now_s:
-            return False
+            if now_s < submission.written_at + LONGEST_S:
+                return False
+            seen_s = max(seen_s, self.path.seen_s(submission.written_at, now_s))
         self.seen_s = seen_s
         return True
 
@@ -82,6 +110,7 @@ class Schedule:
         self._throttles = tokens
         self._clock = clock
         self._next: dict[tuple[str, int], tuple[Open, list[Submission]]] = {}
+        self._paths: dict[str, Path] = defaultdict(Path)
         self._waiting = 0  # batches whose slot has not come
         self._submitted = asyncio.Event()
         self._open: list[Slot] = []
@@ -102,7 +131,7 @@ class Schedule:
                 if used < n:
                     left.appendleft((moment, n - used))
             if slot is None or slot.moment != moment:
-                slot = Slot(grant, moment)
+                slot = Slot(grant, moment, self._paths[held.row.name])
                 self._open.append(slot)
             slot.add(submission, tokens)
             self._next.setdefault((held.row.name, moment), (held, []))[1].append(submission)
