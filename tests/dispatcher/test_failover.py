@@ -239,8 +239,8 @@ async def test_what_redis_still_holds_goes_on_and_what_it_holds_no_longer_is_unk
     await leave_timeline(world)
     result = await reconciled(world, until)
     assert (result["unknown"], result["again"], result["redis_trusted"]) == (21, 1, True)
-    await world.until_state(waiting[0], State.delivered)
-    await world.until_state(otp[0], State.delivered)
+    await world.until_state(waiting[0], State.delivered, timeout_s=90)
+    await world.until_state(otp[0], State.delivered, timeout_s=90)
     states = {one: s.state for one, s in (await world.standings()).items()}
     assert {states[one] for one in waiting} == {State.delivered}
     assert {states[one] for one in (*gone, *claimed)} == {State.unknown}
@@ -295,7 +295,7 @@ async def test_what_was_accepted_on_the_new_timeline_is_in_no_doubt(world: World
     await leave_timeline(world)
     await world.queue.client.flushdb()
     assert (await reconciled(world, until))["unknown"] == 0
-    await world.until_state(new[-1], State.delivered)
+    await world.until_state(new[-1], State.delivered, timeout_s=90)
 
 
 async def test_a_paused_or_loading_batch_is_in_doubt_only_if_it_went_on_in_what_is_lost(
