@@ -21,7 +21,7 @@ from math import inf
 _GRAIN_S = 0.01  # what went out is counted by so much
 _SECOND_S = 1.03  # counted for: what left late and what left early may come to the SMSC closer together
 _BURST = 0.03  # of the rate, but at least one segment
-_BURST_LEARNED = 0.1  # of what throttling has shown: the caller may come late without losing of it
+_BURST_LEARNED = 0.2  # of what throttling has shown: the caller may come late without losing of it
 _MIN_RATE = 1.0  # segments a second, however hard the SMSC throttles
 _EPISODE_S = 1.0  # throttled answers within so long are one event: they answer what left before the brake
 _EASE_S = 0.15  # how long the halved rate holds where it is known what the SMSC takes
@@ -32,7 +32,7 @@ _PROBE_FIRST_S, _PROBE_LAST_S = 0.5, 16.0
 _PROBE_STEP_S = 0.5  # each step of a probe adds twice what the one before it did
 _PROBE_SHARE = 0.02  # of the limit: the first step
 _DEEPEST = 8.0  # one that takes nearly nothing for a moment is not believed at once
-_MARGIN = 0.98  # of what the SMSC took in a second: one that is met exactly is passed by chance
+_MARGIN = 0.985  # of what the SMSC took in a second: one that is met exactly is passed by chance
 _PROBE_STEPS = 40  # 2^40 is more than any rate
 
 
@@ -60,10 +60,9 @@ class _LastSecond:
             self.total -= int(self._grains.popleft()[1])
         return self.total
 
-    def rate(self, now: float) -> float:
-        """The same, as a second's worth."""
-        total = self.at(now)
-        return total / max(now - self._grains[0][0], 1.0) if total else 0.0
+    def exactly(self, now: float) -> int:
+        """In the second that ends now, to the grain."""
+        return int(sum(count for start, count in self._grains if start > now - 1.0))
 
     def below_at(self, limit: int) -> float:
         """When the count falls below `limit`; 0 when it is."""
@@ -134,7 +133,7 @@ class Pacer:
         self._throttled_at = now
         age_s = now - self._busy_since
         running = min(self._rate, max(self._sent.at(now) / min(max(age_s, 0.25), 1.0), _MIN_RATE))
-        taken = self._taken.rate(now)
+        taken = self._taken.exactly(now)
         half = max(running / 2, _MIN_RATE)
         known = age_s >= _SEASONED_S and taken >= _MIN_RATE
         limit = max(min(taken, running) * _MARGIN, running / _DEEPEST, _MIN_RATE) if known else half
