@@ -118,6 +118,7 @@ def _attempt(attempt: messages.Attempt, gateways: dict[int, str]) -> wire.Attemp
             )
             for one in attempt.outcomes
         ],
+        attempt.outcomes[0].segments if attempt.outcomes else None,
     )
 
 

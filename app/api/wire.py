@@ -273,6 +273,7 @@ class AttemptView(msgspec.Struct):
     gateway: str | None
     at: datetime
     outcomes: list[SegmentOutcome]
+    segments: int | None  # as this gateway cut the text, once it has answered
 
 
 class SegmentView(msgspec.Struct):

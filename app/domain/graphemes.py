@@ -114,7 +114,7 @@ _TAIL = f"(?:{_GLUED}|[\ufdd1\ufdd2\ufdd8])*"
 _CLUSTER = re.compile(f"[\ufdd0\r\n]|\ufdd3*{_CORE}{_TAIL}|\ufdd3+{_TAIL}")
 
 # A boundary between two others is one between clusters, whatever stands around it.
-_JOINING = frozenset(
+JOINING = frozenset(
     point
     for name, points in _PROPERTIES.items()
     if name not in "\ufdd0\ufdd4\ufdd5\ufdd6"
@@ -124,7 +124,7 @@ _JOINING = frozenset(
 
 def may_join(before: str, after: str) -> bool:
     """Whether the boundary between two characters may lie within a cluster."""
-    return ord(before) in _JOINING or ord(after) in _JOINING
+    return ord(before) in JOINING or ord(after) in JOINING
 
 
 def clusters(text: str) -> list[str]:

@@ -85,6 +85,9 @@ _UNICODE_TO_GSM7 = {ord(char): code for code, char in enumerate(_BASIC) if code 
 }
 _NOT_GSM7 = re.compile("[^" + re.escape(_BASIC.replace("\x1b", "") + "".join(_EXTENSION)) + "]")
 
+# UTF-16 units at which it is worth looking whether a boundary lies within a character as a reader sees it.
+_SUSPECT = frozenset(point for point in graphemes.JOINING if point < 0x10000) | set(range(0xD800, 0xE000))
+
 # Septet → character; octets above 0x7F and a lone escape have no meaning. An unknown extension
 # code shows the basic character of that code, as 6.2.1.1 asks.
 _GSM7_TO_UNICODE = _BASIC.replace("\x1b", "\ufffd") + "\ufffd" * 128
@@ -188,7 +191,11 @@ def _cut_ucs2(text: str, octets: bytes, size: int) -> list[bytes]:
         if stop < end:
             if 0xD8 <= octets[stop - 2] <= 0xDB:
                 stop -= 2
-            if graphemes.may_join(_last(octets, stop), _first_of(octets, stop)):
+            before = octets[stop - 2] << 8 | octets[stop - 1]
+            after = octets[stop] << 8 | octets[stop + 1]
+            if (before in _SUSPECT or after in _SUSPECT) and graphemes.may_join(
+                _last(octets, stop), _first_of(octets, stop)
+            ):
                 return _cut_clusters(text, size)
         parts.append(octets[start:stop])
         start = stop
