@@ -54,6 +54,7 @@ class Api:
         self.url = f"http://127.0.0.1:{port}"
         self.session = session
         self.database = database
+        self.redis_url = ""
         self.key = ""
         self.tenant_id = 0
 
@@ -168,6 +169,7 @@ async def api(postgres_url: str, redis_url: str) -> AsyncIterator[Api]:
     database = Database(postgres_url, pool=3, name="test")
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         made = Api(port, session, database)
+        made.redis_url = redis_url
         async with database.driver() as driver:
             made.key = await keys.bootstrap(driver, secret=None, now_s=time.time()) or ""
             made.tenant_id = await driver.fetchval("SELECT min(id) FROM tenants")

@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from app import rules
 from app.api.server import create_app
+from app.queue.connection import Queue
 from app.settings import Settings
+from app.store import epochs
 
 
 class Ask(NamedTuple):
@@ -177,6 +180,30 @@ async def _route(api: Any) -> Ask:
     return Ask("/v1/routes", body, {**body, "reason": "another"})
 
 
+_regions = iter(("GB", "FR", "SG", "IN"))
+
+
+async def _probe(api: Any) -> Ask:
+    """A region is probed once in a while: another one each time."""
+    route, region = await _route(api), next(_regions)
+    body = {"region": region, "gateways": route.body["gateways"], "sender": "12025550199", "reason": "r"}
+    change = {"test_numbers": ["+12025550101"], "reason": "r"}
+    made = await api.call("PATCH", f"/v1/regions/{region}", json=change)
+    assert made.status == 200, made.raw
+    return Ask("/v1/probes", body, {**body, "reason": "another"})
+
+
+async def _explain(api: Any) -> Ask:
+    queue = Queue(api.redis_url)
+    async with api.database.driver() as driver:  # it asks Redis' copy, which a dispatcher builds
+        queue.attach(await epochs.start(driver, await queue.run_id()))
+        await queue.load()
+        await rules.load_copy(driver, queue)
+        await epochs.finish(driver, queue.epoch)
+    await queue.close()
+    return Ask("/v1/messages/explain", api.message(), api.message(body="another"))
+
+
 async def _tenant(api: Any) -> Ask:
     return Ask("/v1/tenants", {"name": uuid.uuid4().hex}, {"name": uuid.uuid4().hex})
 
@@ -256,6 +283,8 @@ ASKS: dict[str, Callable[[Any], Awaitable[Ask]]] = {
     "/v1/senders": _sender,
     "/v1/gateways": _gateway,
     "/v1/routes": _route,
+    "/v1/probes": _probe,
+    "/v1/messages/explain": _explain,
     "/v1/tenants": _tenant,
     "/v1/keys": _new_key,
     "/v1/keys/{key_id}/rotate": _rotate_key,
