@@ -143,3 +143,75 @@ def test_files_that_cannot_be_read(tmp_path: Path):
         config_file.load(tmp_path / "latin1")
     with pytest.raises(ConfigError, match="No such file"):
         config_file.load(tmp_path / "none")
+
+
+ROUTED = """\
+[[gateways]]
+name = "a"
+url = "smpp://u:p@h:1"
+currency = "EUR"
+prices = {"*" = "0.05", 84 = "0.030"}
+health = {slow_ms = 3000}
+[gateways.extra]
+key = 1
+[[gateways]]
+name = "b"
+url = "smpp://u:p@h:1"
+[[routes]]
+to = "VN"
+gateways = ["a", "b"]
+weights = [7, 3]
+sender = "VOLLEY"
+[regions.VN]
+test_numbers = ["+84912345678"]
+[currencies]
+EUR = "1.08"
+"""
+
+
+def test_prices_weights_currencies_and_test_numbers() -> None:
+    config = config_file.parse(ROUTED, "f")
+    first, _ = config.gateways
+    assert (first.currency, first.prices) == ("EUR", {"*": "0.05", "+84": "0.030"})
+    assert (first.health, first.settings) == ({"slow_ms": 3000}, {"extra": {"key": 1}})
+    assert (config.routes[0].weights, config.routes[0].sender) == ((7, 3), "VOLLEY")
+    assert config.regions["VN"].test_numbers == ("+84912345678",)
+    assert config.currencies == {"EUR": "1.08"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ('"*" = "0.05"', '"*" = 0.05', "gateways.a.prices.*: write the amount in quotes"),
+        ('currency = "EUR"\n', "", "gateways.a.currency: prices need a currency"),
+        ("slow_ms = 3000", "slow_ms = 0", "gateways.a.health: slow_ms: 1 to 600,000"),
+        ("weights = [7, 3]", "weights = [7]", "routes entry 1.weights: one for each gateway"),
+        (
+            "weights = [7, 3]",
+            'weights = [7, 3]\nstrategy = "cost"',
+            "routes entry 1.weights: only a route with",
+        ),
+        ('"+84912345678"', '"84"', "regions.VN.test_numbers: number 1:"),
+        ('EUR = "1.08"', 'EUR = "0"', "currencies.EUR: a rate is more than 0"),
+        (
+            '84 = "0.030"}',
+            '84 = "0.030"}\nprices_file = "p.csv"',
+            "gateways.a: prices and prices_file exclude",
+        ),
+    ],
+)
+def test_a_mistake_in_them_is_one_line(old: str, new: str, line: str) -> None:
+    assert old in ROUTED
+    with pytest.raises(ConfigError) as caught:
+        config_file.parse(ROUTED.replace(old, new, 1), "f")
+    assert str(caught.value).startswith(f"f: {line}")
+
+
+def test_a_price_file_stands_beside_volley_toml(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("to,price\n*,0.05\n")
+    inline = 'prices = {"*" = "0.05", 84 = "0.030"}'
+    (tmp_path / "volley.toml").write_text(ROUTED.replace(inline, 'prices_file = "p.csv"', 1))
+    assert config_file.load(tmp_path / "volley.toml").gateways[0].prices == {"*": "0.05"}
+    (tmp_path / "p.csv").write_text("to,price\n*,x\n")
+    with pytest.raises(ConfigError, match=r"gateways\.a\.prices_file: line 2"):
+        config_file.load(tmp_path / "volley.toml")
