@@ -115,6 +115,7 @@ class Desk:
     def __init__(self, packs: Packs) -> None:
         self.packs = packs
         self.tenants: Mapping[int, TenantRules] = {}
+        self._caps: dict[Jurisdiction, Cap | None] = {}
         self._longest_cap_s = packs.longest_cap_s()
         self._terms: Mapping[int, TenantTerms] = {}
         self._leads: Mapping[str, int] = {}
@@ -125,6 +126,7 @@ class Desk:
         self.packs = packs
         self._longest_cap_s = packs.longest_cap_s()
         self._hours.clear()
+        self._caps.clear()
 
     def set_hours(self, terms: Mapping[int, TenantTerms], leads: Mapping[str, int]) -> None:
         """What tenants have set, and the delays of regions, from the next decision on."""
@@ -237,8 +239,10 @@ class Desk:
         by_cap: dict[Cap | None, list[Entry]] = {}
         if pack.category == Category.marketing:
             for entry in decision.go:
-                cap = self.packs.cap(self.packs.jurisdiction(entry.to, pack.country))
-                by_cap.setdefault(cap, []).append(entry)
+                place = self.packs.jurisdiction(entry.to, pack.country)
+                if place not in self._caps:
+                    self._remember_cap(place)
+                by_cap.setdefault(self._caps[place], []).append(entry)
         elif decision.go:
             by_cap[None] = decision.go
         for cap, entries in by_cap.items():
@@ -248,6 +252,11 @@ class Desk:
         if held:
             decision.asked.append(Asked(held, self._question(pack, rules, held), None, False))
         return [asked.question for asked in decision.asked]
+
+    def _remember_cap(self, place: Jurisdiction) -> None:
+        if len(self._caps) >= HOURS_CACHE_LIMIT:
+            self._caps.clear()
+        self._caps[place] = self.packs.cap(place)
 
     def _question(self, pack: Pack, rules: TenantRules, entries: Sequence[Entry]) -> Question:
         """Suppression, do-not-call list and consent."""

@@ -66,61 +66,56 @@ for c = 17, #ARGV, 4 do
   limits[#limits + 1] = { ARGV[c], tonumber(ARGV[c + 1]), tonumber(ARGV[c + 2]), ARGV[c + 3] == '1' }
 end
 local stamp, mark = pack_int('>I6', now), contact and '\1' or '\0'
-local free = {}
+local tokens, contents, prefix, none = ARGV[15], ARGV[16], KEYS[4], '\0\0\0\0\0'
+local k, free = #limits, {}
+
+-- how many contacts of a history count against a limit, from its first live record on; and when the one that frees it was
+local function count(history, from, limit, wanted)
+  local n, since = 0, now - limit[3]
+  for p = #history - 23, from, -24 do
+    local at = unpack_int('>I6', history, p)
+    if at <= since then return n, nil end
+    if byte(history, p + 14) == 1 and (not limit[4] or sub(history, p + 15, p + 18) == campaign) then
+      n = n + 1
+      if n == wanted then return n, at end
+    end
+  end
+  return n, nil
+end
+
 for i = 1, n do
   if letters[i] == '.' then
-    local key = KEYS[4] .. who[i]
-    local token, content = sub(ARGV[15], 8 * i - 7, 8 * i), sub(ARGV[16], 5 * i - 4, 5 * i)
+    local key = prefix .. who[i]
+    local token, content = sub(tokens, 8 * i - 7, 8 * i), sub(contents, 5 * i - 4, 5 * i)
     local history = redis.call('GET', key) or ''
-    local known, verdict, frees = false, '.', 0
-    if history ~= '' then
-      local times = {}
-      for c = 1, #limits do times[c] = {} end
-      local live = {}
-      for p = 1, #history, 24 do
-        local at = unpack_int('>I6', history, p)
-        if at + keep > now then
-          live[#live + 1] = sub(history, p, p + 23)
-          if sub(history, p + 6, p + 13) == token then known = true
-          else
-            if again > 0 and at + again > now and sub(history, p + 19, p + 23) == content then verdict = 'r' end
-            if byte(history, p + 14) == 1 then
-              for c = 1, #limits do
-                local limit = limits[c]
-                if at + limit[3] > now and (not limit[4] or sub(history, p + 15, p + 18) == campaign) then
-                  local seen = times[c]
-                  seen[#seen + 1] = at
-                end
-              end
-            end
-          end
-        end
-      end
-      history = table.concat(live)
-      if not known and verdict == '.' then
-        for c = 1, #limits do
-          local limit, seen = limits[c], times[c]
-          if #seen >= limit[2] then
-            if verdict == '.' then verdict = limit[1] end
-            local when = now + limit[3]
-            if limit[2] > 0 then
-              table.sort(seen)
-              when = seen[#seen - limit[2] + 1] + limit[3]
-            end
-            if when > frees then frees = when end
-          end
-        end
-      end
-    else
-      for c = 1, #limits do
-        if limits[c][2] <= 0 and verdict == '.' then verdict, frees = limits[c][1], now + limits[c][3] end
-      end
+    local known, verdict, frees, from = false, '.', 0, 1
+    for p = 1, #history, 24 do
+      if from == p and unpack_int('>I6', history, p) + keep <= now then from = p + 24
+      elseif sub(history, p + 6, p + 13) == token then known = true
+      elseif again > 0 and sub(history, p + 19, p + 23) == content
+          and unpack_int('>I6', history, p) + again > now then verdict = 'r' end
     end
     if not known then
+      if verdict == '.' then
+        for c = 1, k do
+          local limit = limits[c]
+          local most = limit[2]
+          -- a history that is too short to fill the limit needs no counting
+          if most <= 0 or #history - from + 1 >= 24 * most then
+            local counted, at = count(history, from, limit, most)
+            if counted >= most then
+              if verdict == '.' then verdict = limit[1] end
+              local when = (most <= 0 and now or at) + limit[3]
+              if when > frees then frees = when end
+            end
+          end
+        end
+      end
       letters[i] = verdict
       if frees > 0 then free[#free + 1], free[#free + 2] = i - 1, frees end
       if verdict == '.' and not only_ask then
-        if content == '' then content = '\0\0\0\0\0' end
+        if from > 1 then history = sub(history, from) end
+        if content == '' then content = none end
         redis.call('SET', key, history .. stamp .. token .. mark .. campaign .. content, 'PX', keep)
       end
     end
