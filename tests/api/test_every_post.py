@@ -242,11 +242,16 @@ async def _end_survey(api: Any) -> Ask:
 
 
 async def _registry(api: Any) -> Ask:
-    return Ask("/v1/registries/US/import", b"2025550101\n", b"2025550102\n", "text/csv")
+    lists = len(
+        (await api.get("/v1/registries")).json["data"]
+    )  # a first list of another country at each call
+    country, number = (("VN", b"+84912345678\n"), ("GB", b"+447400123456\n"))[lists % 2]
+    return Ask(f"/v1/registries/{country}/import", number, b"+12025550102\n", "text/csv")
 
 
 async def _erasure(api: Any) -> Ask:
-    return Ask("/v1/erasures", {"to": "+12025550155"}, {"to": "+12025550156"})
+    number = f"+1202555{uuid.uuid4().int % 10_000:04d}"  # nobody who is suppressed already
+    return Ask("/v1/erasures", {"to": number}, {"to": "+12025550156"})
 
 
 async def _organisation(api: Any) -> Ask:
