@@ -25,7 +25,7 @@ from app.domain import ids, smart
 from app.domain.message import Category
 from app.domain.pack import PACK_SIZE, Entry, Pack
 from app.domain.phone import InvalidNumber, parse
-from app.domain.routing import POOL_MARK, Member, sender_for
+from app.domain.routing import POOL_MARK, TEST_GATEWAY, Member, sender_for
 from app.domain.template import Template, TemplateError, escaped
 from app.domain.template import parse as parse_template
 from app.domain.text import TextError, count
@@ -331,16 +331,18 @@ class Drafting:
             body, text = terms.body, terms.parsed.render(filled)
             if terms.smart is not None:
                 body, text, filled, extra = _smart_entry(terms, terms.smart, filled, extra)
-            body, segments = self._personal(footing, body, text)
+            body, segments, spared = self._personal(footing, body, text)
         else:
-            body, segments = footing.body, footing.segments
+            body, segments, spared = footing.body, footing.segments, False
             if terms.smart is not None and terms.smart.replaced:
                 extra = {**(extra or {}), "replaced": terms.smart.replaced}
         for one in footing.warnings:
             self._warn(one)
+            spared = spared or one.spared
         entry = Entry(0, number.e164, recipient, segments, filled, None, reference, extra, zone)
         region = self._regions.region(number.e164, number.country)
-        return Place(region, number.country, sender, body), entry
+        gateway = TEST_GATEWAY if spared and not terms.test else ""
+        return Place(region, number.country, sender, body, gateway), entry
 
     def _footing(self, country: str, sender: str) -> _Footing:
         """What holds for all recipients of a country and sender."""
@@ -363,8 +365,8 @@ class Drafting:
                 footing.refused = Refused("/body", _text_code(error.code), detail, shared=True)
         return footing
 
-    def _personal(self, footing: _Footing, body: str, text: str) -> tuple[str, int]:
-        """Body and segments of a rendered text. Raises Refused."""
+    def _personal(self, footing: _Footing, body: str, text: str) -> tuple[str, int, bool]:
+        """Body and segments of a rendered text, and whether it was spared a refusal. Raises Refused."""
         try:
             before, behind, found = footing.ground.fit(text)
             segments = _measured(before + text + behind, self._terms.most)
@@ -374,7 +376,8 @@ class Drafting:
             raise Refused("/variables", _text_code(error.code), str(error)) from None
         for one in found:
             self._warn(one)
-        return _labelled(body, before, behind) if before or behind else body, segments
+        body = _labelled(body, before, behind) if before or behind else body
+        return body, segments, any(one.spared for one in found)
 
     def _warn(self, one: Finding) -> None:
         known = self._warned.get((one.code, one.rule))
@@ -429,12 +432,16 @@ class Drafting:
 
 
 class Place(NamedTuple):
-    """What the entries of a pack share beside their request's terms. `body` has its country's labels."""
+    """What the entries of a pack share beside their request's terms. `body` has its country's labels; `gateway` is the
+    one that they may go by ("": any): what was spared a refusal for the sandbox's sake stays with the sandbox, whatever
+    is configured by the time it goes.
+    """
 
     region: str
     country: str
     sender: str
     body: str
+    gateway: str = ""
 
 
 class _Footing(msgspec.Struct):
@@ -474,6 +481,7 @@ def pack_of(terms: Terms, batch_id: bytes | None, place: Place, entries: list[En
         terms.test,
         shift_tables=terms.shift_tables,
         campaign=terms.campaign,
+        gateway=place.gateway,
     )
 
 

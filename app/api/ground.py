@@ -1,7 +1,8 @@
 """What the countries' packs and the tenant's settings make of one request: labels, refusals, warnings.
 
 Guarantees: asked once per country and request for what the recipients share; a text that is accepted has
-every label that its country's pack adds, counted into its segments.
+every label that its country's pack adds, counted into its segments. What only the sandbox will get is spared
+what would refuse it, and warned of it instead: whoever accepts it must see that no other gateway gets it.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ _UNKNOWN = SenderTerms()
 
 
 class TenantGround(msgspec.Struct, frozen=True):
-    """What the rules on texts may ask of a tenant. `settings` are the tenant's."""
+    """What the rules on texts may ask of a tenant. `settings` are the tenant's.
+
+    `sandbox_only`: texts reach nothing but the sandbox, by their key or because there is no other gateway.
+    """
 
     packs: Packs
     settings: Mapping[str, Any]
     terms: TenantTerms
     senders: Mapping[str, SenderTerms]
+    sandbox_only: bool = False
 
 
 class Warned(msgspec.Struct):
@@ -58,7 +63,8 @@ class Ground:
             frozenset(terms.link_domains or ()),
             country in own.registered,
         )
-        found = self._rules.of_sender(sender, self._said)
+        self._spare = tenant.sandbox_only
+        found = self._judged(self._rules.of_sender(sender, self._said))
         self.refusal: Finding | None = next((one for one in found if one.refuse), None)
         self.warnings = [one for one in found if not one.refuse]
         self.silent = self._rules.silent
@@ -67,9 +73,20 @@ class Ground:
         """What goes before and behind a text, and what is to be warned of. Raises Refusal."""
         if self.silent:
             return "", "", []
-        found = self._rules.of_text(text, self._said)
+        before, behind, missing = self._rules.ends(text, self._said)
+        found = self._judged([*self._rules.of_text(text, self._said), *missing])
         for one in found:
             if one.refuse:
                 raise Refusal(one)
-        before, behind = self._rules.ends(text, self._said)
         return before, behind, found
+
+    def _judged(self, found: list[Finding]) -> list[Finding]:
+        """What a country forbids is stopped on its way whatever the gateway: only the rest can be spared."""
+        if not self._spare:
+            return found
+        return [_spared(one) if one.refuse and one.code != "forbidden_category" else one for one in found]
+
+
+def _spared(one: Finding) -> Finding:
+    detail = f"would be refused over a real gateway: {one.detail}"
+    return msgspec.structs.replace(one, refuse=False, spared=True, detail=detail)

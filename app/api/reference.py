@@ -17,7 +17,7 @@ from app.api.problems import field_problem
 from app.countries.packs import Packs
 from app.countries.shelf import Shelf
 from app.countries.tenants import TenantTerms
-from app.domain.routing import Member
+from app.domain.routing import Member, sandbox_only
 from app.store import config, reference
 from app.store.engine import Database
 
@@ -38,6 +38,7 @@ class References:
         self._clock = clock
         self._shelf = Shelf(shipped or Packs.load())
         self._shelf_until = -math.inf
+        self._sandbox_only = False
         self._senders: dict[int, tuple[float, dict[str, SenderTerms]]] = {}
         self._tenants: dict[int, tuple[Mapping[str, Any], TenantTerms]] = {}
         self._regions: tuple[float, Regions] | None = None
@@ -78,6 +79,7 @@ class References:
             async with self._database.driver() as driver:
                 version = await config.version_of(driver)
                 if version != self._shelf.version:
+                    self._sandbox_only = sandbox_only(await reference.ways_out(driver))
                     await self._shelf.put(version, await config.country_packs(driver))
             self._shelf_until = until
         return self._shelf.packs
@@ -94,7 +96,8 @@ class References:
             if len(self._senders) >= MAX_TENANTS:
                 self._senders.clear()
             known = self._senders[caller.tenant_id] = (until, terms)
-        return TenantGround(packs, caller.settings, self._terms(caller), known[1])
+        spare = caller.test or self._sandbox_only
+        return TenantGround(packs, caller.settings, self._terms(caller), known[1], spare)
 
     def _terms(self, caller: Caller) -> TenantTerms:
         """The tenant's terms by country, read again only when they are others."""

@@ -26,13 +26,17 @@ _MISSING = {
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What is wrong; `refuse`: so wrong that the message is not accepted. `field` is the request's."""
+    """What is wrong; `refuse`: so wrong that the message is not accepted. `field` is the request's.
+
+    `spared`: it would be, but for where it goes.
+    """
 
     code: str
     detail: str
     rule: str  # "AE.label"
     refuse: bool
     field: str
+    spared: bool = False
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -107,15 +111,17 @@ class TextRules(msgspec.Struct, frozen=True):
             ]
         return []
 
-    def ends(self, text: str, said: Said) -> tuple[str, str]:
-        """What goes before and behind a text. Raises Refusal."""
-        if self.start is None and self.end is None:
-            return "", ""
-        try:
-            return labels.ends(text, self.start, self.end, said.words)
-        except labels.Missing as missing:
-            code, detail = _MISSING[missing.name]
-            raise Refusal(self._finding(code, detail, "label", field="body")) from None
+    def ends(self, text: str, said: Said) -> tuple[str, str, list[Finding]]:
+        """What goes before and behind a text, and what is missing for one of them: that one is empty then."""
+        found: dict[str, Finding] = {}
+        made = ["", ""]
+        for place, marks in enumerate(((self.start, None), (None, self.end))):
+            try:
+                made[place] = labels.ends(text, *marks, said.words)[place]
+            except labels.Missing as missing:
+                code, detail = _MISSING[missing.name]
+                found[code] = self._finding(code, detail, "label", field="body")
+        return made[0], made[1], list(found.values())
 
     def of_text(self, text: str, said: Said) -> list[Finding]:
         """What is wrong with a text's links and numbers."""

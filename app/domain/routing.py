@@ -15,6 +15,7 @@ match" among routes; of a price list the longest prefix holds). A route's gatewa
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from hashlib import blake2b
@@ -29,6 +30,7 @@ from app.domain.phone import calling_code
 Strategy = Literal["preference", "weight", "cost"]
 STRATEGIES: tuple[Strategy, ...] = ("preference", "weight", "cost")
 TEST_GATEWAY = "sandbox"  # where texts of test keys go, and nothing else does it for them
+_SANDBOX_URL = re.compile(r"smpp://([^@/?#]*@)?(127\.0\.0\.1|localhost|\[::1\]|sandbox)(:[0-9]+)?([/?#]|\Z)")
 ANYWHERE = "*"
 MEMO_LIMIT = 50_000
 POOL_MARK = "pool:"  # before a pool's name, in the place of a sender
@@ -62,6 +64,12 @@ class Price(msgspec.Struct, frozen=True):
     amount: Decimal
     currency: str
     per: str
+
+
+def sandbox_only(gateways: Sequence[tuple[str, str]]) -> bool:
+    """Whether the sandbox is the only way out, by (name, URL) of the enabled gateways: a gateway of its name that
+    speaks SMPP with this machine, or with the container of that name."""
+    return bool(gateways) and all(name == TEST_GATEWAY and _SANDBOX_URL.match(url) for name, url in gateways)
 
 
 class Asked(msgspec.Struct, frozen=True):

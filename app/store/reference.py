@@ -25,6 +25,14 @@ async def template(
     return (row["version"], row["body"], row["smart_encoding"]) if row else None
 
 
+async def ways_out(driver: asyncpg.Connection) -> list[tuple[str, str]]:
+    """(name, URL) of the enabled gateways. A URL holds its password."""
+    return [
+        (row["name"], row["url"])
+        for row in await driver.fetch("SELECT name, url FROM gateways WHERE enabled")
+    ]
+
+
 async def senders(driver: asyncpg.Connection, tenant_id: int) -> dict[str, tuple[list[str], str]]:
     """(countries where it is registered, signature) of a tenant's senders that say something."""
     rows = await driver.fetch(

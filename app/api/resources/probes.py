@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
+import msgspec
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, Field
 
@@ -174,7 +175,7 @@ async def _drafts(
     )
     terms = await posting.with_pool(terms_of(posted, caller, None, now_s), context)
     terms.expires_at = now_s + VALID_S
-    tenant = await context.references.ground(caller)
+    tenant = msgspec.structs.replace(await context.references.ground(caller), sandbox_only=False)
     regions = await context.references.regions()
     drafts = []
     for name in names:
