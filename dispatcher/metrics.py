@@ -82,6 +82,8 @@ class Metrics(Collector):
         self.gauges: dict[str, float] = {"attached": 0.0, "clock_skew_seconds": 0.0, "parcels_in_flight": 0.0}
         self.lanes: dict[str, tuple[int, int, int]] = {}
         self.accounting: dict[str, float] = {}
+        self.differences: dict[str, float] = {}  # promise 1's sides by tallies, less by rows
+        self.reoffered_parcels = 0
         self.binds: list[BindStatus] = []
         self.gateway_names: dict[int, str] = {}
         self.watch: Watch | None = None
@@ -136,6 +138,11 @@ class Metrics(Collector):
             ("volley_release_failures", "Settled parcels that Redis was not told of", self.release_failures),
             ("volley_epochs_built", "Rebuilds of Redis' copy", self.epochs_built),
             ("volley_leases_retaken", "Dead dispatchers whose work was taken over", self.leases_retaken),
+            (
+                "volley_reoffered_parcels",
+                "Open parcels that Redis should have held and did not",
+                self.reoffered_parcels,
+            ),
             ("volley_refused_parcels", "Claims that PostgreSQL refused", self.refused_parcels),
         ):
             yield CounterMetricFamily(name, text, value=value)
@@ -151,6 +158,14 @@ class Metrics(Collector):
         for side, gauge in self.accounting.items():
             accounting.add_metric([side], gauge)
         yield accounting
+        differences = GaugeMetricFamily(
+            "volley_accounting_difference",
+            "Messages by the tallies less messages by their rows, in one snapshot",
+            labels=["side"],
+        )
+        for side, gauge in self.differences.items():
+            differences.add_metric([side], gauge)
+        yield differences
 
     @staticmethod
     def _labelled(name: str, text: str, names: list[str], values: dict[Any, int]) -> Iterator[Metric]:

@@ -16,12 +16,14 @@ import asyncpg
 import msgspec
 
 from app import erasure
+from app.domain import ids
 from app.domain.recipient import to_check
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import (
     batches,
     binds,
+    census,
     dispatch,
     erasures,
     idempotency,
@@ -51,6 +53,8 @@ ABANDONED_S = 7 * 86_400  # an upload that was not resumed for so long
 KEEP_BATCHES_S = 86_400  # that a batch was offered: longer than commits of PostgreSQL take to its standby
 KNOWN_PAGE = 2_000
 ALL_UNCONFIRMED_EVERY_S = 86_400.0
+CENSUS_SHARE = 0.01  # of the time, at the most, goes into counting every row
+OFFERED_WITHIN_S = 5.0  # of its commit, a parcel is in Redis, or its offer has failed
 LATE_COMMIT_S = 3_600.0  # from an attempt's time to its being seen: far more than clocks and commits differ
 
 log = logging.getLogger("volley.dispatcher")
@@ -87,6 +91,7 @@ class Sweeper:
         self._on_dead = on_dead
         self._closed_to_s = 0.0  # what was handed over before has its final word
         self._closed_all_at = float("-inf")  # monotonic
+        self._census_after = float("-inf")  # monotonic
         self._duties: tuple[tuple[str, float, Callable[[], Awaitable[None]]], ...] = (
             ("retake", 1.0, self._retake),
             ("roll_up", 1.0, self._roll_up),
@@ -96,6 +101,7 @@ class Sweeper:
             ("expired", 2.0, self._close_expired),
             ("offer", 5.0, self._offer_missing),
             ("accounting", 10.0, self._account),
+            ("census", 5.0, self._take_census),
             ("erasures", 10.0, self._erase),
             ("unconfirmed", 60.0, self._unconfirmed),
             ("housekeeping", 3600.0, self._keep_house),
@@ -112,6 +118,9 @@ class Sweeper:
                             await self._lead(driver)
                         finally:
                             watching.cancel()
+                            self._metrics.accounting.clear()  # another one's to tell from now on
+                            self._metrics.differences.clear()
+                            self._metrics.gauges.pop("census_timestamp_seconds", None)
                             await asyncio.gather(watching, return_exceptions=True)
                             if not driver.is_closed():
                                 await driver.execute("SELECT pg_advisory_unlock($1)", _LOCK)
@@ -243,6 +252,7 @@ class Sweeper:
     async def _offer_missing(self) -> None:
         """PostgreSQL's open parcels against Redis' entries, and the index against their lanes."""
         after, missing_in_all = bytes(16), 0
+        made_before = ids.first_id_at(time.time() - OFFERED_WITHIN_S)
         while True:
             async with self._database.driver() as driver:
                 page = await parcels.open_ids(
@@ -259,10 +269,12 @@ class Sweeper:
                     held = await lanes.known(self._queue, lane, known)
                     missing += [p for p, there in zip(known, held, strict=True) if not there]
                 if missing:
-                    missing_in_all += len(missing)
-                    await lanes.offer(self._queue, await parcels.open_by_id(driver, missing))
+                    still_open = await parcels.open_by_id(driver, missing)
+                    missing_in_all += sum(parcel.id < made_before for parcel in still_open)
+                    await lanes.offer(self._queue, still_open)
             after = page[-1][0]
         self._metrics.accounting["missing_in_redis"] = float(missing_in_all)
+        self._metrics.reoffered_parcels += missing_in_all
 
     async def _account(self) -> None:
         async with (
@@ -276,6 +288,25 @@ class Sweeper:
         self._metrics.accounting["redis_parcels"] = float(
             sum(total - claimed for total, _, claimed in self._metrics.lanes.values())
         )
+
+    async def _take_census(self) -> None:
+        """Every message counted from its rows, in a snapshot of its own; how often follows from how long it takes."""
+        began = time.monotonic()
+        if began < self._census_after:
+            return
+        async with (
+            self._database.driver() as driver,
+            driver.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            found = await census.count(driver)
+        self._census_after = began + (time.monotonic() - began) / CENSUS_SHARE
+        self._metrics.accounting["open"] = float(found.open)
+        self._metrics.accounting["accepted_by_packs"] = float(found.accepted)
+        self._metrics.accounting["final_by_rows"] = float(sum(found.final.values()))
+        self._metrics.differences = {side: float(n) for side, n in found.differences.items()}
+        self._metrics.gauges["census_timestamp_seconds"] = time.time()
+        if any(found.differences.values()):
+            log.error("the books don't balance: %s", found.differences)
 
     async def _unconfirmed(self) -> None:
         """What came past the horizon since the last time; once a day everything, for what was in doubt then."""

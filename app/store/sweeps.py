@@ -271,7 +271,7 @@ async def accounting(driver: asyncpg.Connection) -> dict[str, float]:
     return {
         "accepted": float(accepted),
         "final": float(into),
-        "open": float(accepted - into),
+        "open_by_tallies": float(accepted - into),
         "queued_by_tallies": float(in_queue),
         "queued_by_parcels": float(row["n"]),
         "submitting_by_tallies": float(net.get(_SUBMITTING, 0)),

@@ -55,7 +55,7 @@ async def check(database: Database, times: int) -> None:
         sides = await sweeps.accounting(driver)
         assert sides["accepted"] == 30 * times
         assert sides["final"] == 21 * times
-        assert sides["open"] == 9 * times
+        assert sides["open_by_tallies"] == 9 * times
         entered = dict(
             await driver.fetch(
                 "SELECT state, sum(n)::int FROM rollups WHERE hour = $1 GROUP BY state", NOW.replace(minute=0)

@@ -241,7 +241,7 @@ def _accounting(sides: dict[str, float]) -> Document:
     return {
         "accepted": int(sides["accepted"]),
         "final": int(sides["final"]),
-        "open": int(sides["open"]),
+        "open": int(sides["open_by_tallies"]),
         "queued": int(sides["queued_by_parcels"]),
         "difference": int(sides["queued_by_tallies"] - sides["queued_by_parcels"]),
     }

@@ -36,7 +36,7 @@ for k = 1, #KEYS do
       redis.call('HDEL', KEYS[k], 'r' .. b)
       freed = freed + there
     else
-      redis.call('HINCRBY', KEYS[k], 'r' .. b, -n)
+      redis.call('HINCRBY', KEYS[k], 'r' .. b, 0 - n)
       freed = freed + n
     end
   end
@@ -45,7 +45,7 @@ for k = 1, #KEYS do
     used = used + n
   end
   redis.call('HINCRBY', KEYS[k], 'used', used)
-  redis.call('HINCRBY', KEYS[k], 'reserved', -freed)
+  redis.call('HINCRBY', KEYS[k], 'reserved', 0 - freed) -- not -0: Redis 7 takes it for no integer
   redis.call('HSETNX', KEYS[k], 'ended', first)
   redis.call('HSETNX', KEYS[k], 'aged', first - 1)
   redis.call('PEXPIRE', KEYS[k], window + hold + 1000)
