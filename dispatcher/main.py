@@ -37,6 +37,7 @@ from dispatcher import inbound, rebuild, webhooks
 from dispatcher.fleet import Fleet
 from dispatcher.health import FLUSH_S, Watch
 from dispatcher.metrics import Metrics
+from dispatcher.recalls import Recaller
 from dispatcher.receipts import Receiver
 from dispatcher.recorder import Recorder
 from dispatcher.sweeper import Sweeper
@@ -172,6 +173,7 @@ class Process:
             self._watch_health(),
             self._watch_clocks(),
             self._share_binds(),
+            Recaller(database, self.fleet, self.receiver).run(),
             sweeper.run(),
             webhooks.run(
                 database,

@@ -17,6 +17,7 @@ import asyncpg
 from app.domain import ids
 from app.domain.message import Category, State
 from app.domain.recipient import to_check
+from app.store import recalls
 from app.store import receipts as store
 from app.store.engine import UNSTORABLE, Database
 from app.store.webhooks import Change, Publisher
@@ -127,6 +128,22 @@ class Receiver:
                     await store.park(driver, strays, now_s)
                 await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
         self._count(len(matched), len(strays), moved)
+
+    async def take_back(
+        self, message_id: bytes, matched: list[tuple[store.Slip, store.Match]], answer: str | None
+    ) -> None:
+        """What a carrier took back because it was asked to, and the recall's answer, if it is over."""
+        now_s = self._clock()
+        async with self._database.driver() as driver:
+            await self._learn(driver, matched)
+            moved: list[store.Moved] = []
+            async with driver.transaction():
+                if matched:
+                    moved = await store.store(driver, matched, self._origins, now_s)
+                if answer is not None:
+                    await recalls.answered(driver, message_id, answer)
+                await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
+        self._count(0, 0, moved)
 
     async def retry_parked(self, limit: int = 500) -> int:
         """Try parked receipts again, also against open `unknown` attempts; gives how many found theirs."""

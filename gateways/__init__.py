@@ -45,6 +45,12 @@ def codings(url: str, settings: Mapping[str, Any] | None = None) -> tuple[Coding
     return PLAIN, PLAIN
 
 
+def takes_back(url: str, settings: Mapping[str, Any] | None = None) -> bool:
+    """Whether the gateway of that URL can ask its carrier to take a text back: it then has `cancel`."""
+    kind = _kind("", url)
+    return hasattr(kind, "takes_back") and bool(kind.takes_back(url, settings or {}))
+
+
 def account(url: str, settings: Mapping[str, Any] | None = None) -> str:
     """The carrier's account that the gateway of that URL uses, or "": gateways of one account see each other's
     receipts, and the carrier's ids are unique among them."""

@@ -177,3 +177,11 @@ class Gateway(Protocol):
 
     def binds(self) -> list[BindStatus]:
         """The state of each connection."""
+
+
+class TakesBack(Protocol):
+    """What a gateway has, too, of which `gateways.takes_back` holds."""
+
+    async def cancel(self, gateway_message_id: str, sender: str, to: str) -> bool | None:
+        """Take a segment back. True: it will not be delivered; False: the carrier refused, so it may have been;
+        None: nobody knows. Addresses as they were submitted."""

@@ -26,9 +26,11 @@ from app.api.decoding import decode
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.domain import ids
+from app.domain.message import State
 from app.domain.phone import InvalidNumber, parse
-from app.store import batches, messages
+from app.store import batches, messages, recalls
 from app.store.messages import Stored
+from gateways import takes_back
 
 FIRST_PACKS, MAX_PACKS = 4, 32  # read in one statement
 SCAN_PACKS = 64  # looked through for one page
@@ -91,24 +93,28 @@ async def _view(driver: asyncpg.Connection, tenant_id: int, message_id: bytes) -
         raise Problem(404, "not_found", "there is no such message")
     known = await messages.facts(driver, [found])
     standing = messages.fold(found, known, datetime.now(UTC))
-    segments = await messages.segment_states(driver, found.id) if found.entry.segments > 1 else {}
+    several = views.segments_of(found, standing) > 1
+    segments = await messages.segment_states(driver, found.id) if several else {}
     return views.message_view(
         found,
         standing,
         await messages.gateway_names(driver),
         await messages.trace(driver, found),
         segments,
+        await recalls.answer_of(driver, found.id) if standing.attempts else None,
     )
 
 
 @router.post(
     "/v1/messages/{message_id}/cancel",
     summary="Cancel a message",
-    responses=openapi.answers(200, "Message", 404, 409),
+    responses=openapi.answers(200, "Message", 404, 409) | openapi.answers(202, "Message"),
     openapi_extra=openapi.optional_body("Change"),
 )
 async def cancel_message(message_id: str, request: Request, caller: Sender) -> Response:
-    """Stop a message that wasn't handed over. 409 `too_late` when it was, or is about to be."""
+    """Stop a message that wasn't handed over. One that was `submitted` by a gateway whose carrier takes texts back
+    is asked for: 202, `recall` says what the carrier answered, and the message ends as `cancelled` only where it
+    took back all of it. 409 `too_late` otherwise."""
     one = identifier(message_id)
     change = await change_of(request)
     async with context_of(request).database.driver() as driver:
@@ -117,19 +123,40 @@ async def cancel_message(message_id: str, request: Request, caller: Sender) -> R
             raise Problem(404, "not_found", "there is no such message")
         async with driver.transaction():
             done = await messages.cancel(driver, found, "requested", time.time())
-            if done:
+            asked = not done and await _ask_back(driver, found)
+            if done or asked:
                 await batches.audit(
                     driver,
                     tenant_id=caller.tenant_id,
                     actor=change.actor or caller.actor,
                     reason=change.reason or "",
-                    action="message.cancel",
+                    action="message.cancel" if done else "message.recall",
                     subject=ids.text(one),
                 )
         view = await _view(driver, caller.tenant_id, one)
-    if not done and view.state != "cancelled":
+    if view.state == "cancelled":
+        return json(view)
+    if view.recall != "asked":
         raise Problem(409, "too_late", f"the message is {view.state}")
-    return json(view)
+    return json(view, 202)
+
+
+async def _ask_back(driver: asyncpg.Connection, message: Stored) -> bool:
+    """Ask the carrier for a message, if it has it, and one carrier all of it; in the caller's transaction."""
+    standing = messages.fold(message, await messages.facts(driver, [message]), datetime.now(UTC))
+    answers = [answer for attempt in standing.attempts for answer in attempt.outcomes]
+    # what may have left by an attempt that was never answered has no id, and can't be asked for
+    in_doubt = any(answer.kind == messages.UNKNOWN for answer in answers)
+    by = {answer.gateway_id for answer in answers if answer.kind == messages.ACCEPTED}
+    if standing.state is not State.submitted or in_doubt or len(by) != 1:
+        return False
+    row = await driver.fetchrow("SELECT id, url, settings FROM gateways WHERE id = $1 AND enabled", *by)
+    if row is None or not takes_back(row["url"], row["settings"]):
+        return False
+    if await recalls.answer_of(driver, message.id) not in (None, "unanswered"):
+        return False
+    await recalls.ask(driver, message.id, row["id"], time.time())
+    return True
 
 
 async def change_of(request: Request) -> wire.Change:

@@ -37,7 +37,7 @@ def summary(
         "reason": standing.reason,
         "carrier_status": standing.raw or None,
         "until": standing.until,
-        "segments": entry.segments,
+        "segments": segments_of(message, standing),
         "gateway": gateways.get(gateway_id) if gateway_id is not None else None,
         "gateway_message_id": gateway_message_id,
         "region": pack.region,
@@ -49,6 +49,12 @@ def summary(
         "changed_at": standing.at,
         "expires_at": moment(pack.expires_at),
     }
+
+
+def segments_of(message: messages.Stored, standing: messages.Standing) -> int:
+    """As the last gateway that answered had cut the text; before that, as it was counted at acceptance."""
+    answered = (one.outcomes[0].segments for one in reversed(standing.attempts) if one.outcomes)
+    return next(answered, message.entry.segments)
 
 
 def _last_gateway(standing: messages.Standing) -> tuple[int | None, str | None]:
@@ -75,6 +81,7 @@ def message_view(
     gateways: dict[int, str],
     trace: list[messages.Check],
     segment_states: dict[int, tuple[State, str | None]],
+    recall: str | None,
 ) -> wire.Message:
     """A message with everything."""
     extra = message.entry.extra or {}
@@ -92,6 +99,7 @@ def message_view(
             wire.SegmentView(segment + 1, state.name, raw)  # type: ignore[arg-type]
             for segment, (state, raw) in sorted(segment_states.items())
         ],
+        recall=recall,  # type: ignore[arg-type]
     )
 
 

@@ -285,7 +285,8 @@ class SegmentView(msgspec.Struct):
 
 
 class Message(MessageSummary, kw_only=True):
-    """A message, its text as sent, and all that happened to it. `replaced`: by smart encoding."""
+    """A message, its text as sent, and all that happened to it. `replaced`: by smart encoding. `recall`: what became
+    of asking the carrier to take it back."""
 
     body: str
     replaced: list[ReplacedView]
@@ -294,6 +295,7 @@ class Message(MessageSummary, kw_only=True):
     trace: list[TraceLine]
     attempts: list[AttemptView]
     segment_states: list[SegmentView]
+    recall: Literal["asked", "taken_back", "refused", "unanswered", "too_late"] | None
 
 
 class MessagePage(msgspec.Struct):

@@ -59,13 +59,16 @@ MOVES: dict[State, frozenset[State]] = {
     State.submitting: frozenset(
         {State.submitted, State.unknown, State.queued, State.rejected, State.failed, State.expired}
     ),
-    State.submitted: frozenset({State.delivered, State.undelivered, State.rejected, State.unconfirmed}),
+    # cancelled: the carrier took it back when asked to
+    State.submitted: frozenset(
+        {State.delivered, State.undelivered, State.rejected, State.cancelled, State.unconfirmed}
+    ),
     # back to queued only for an OTP inside its validity, or a transactional text whose request allowed it
     State.unknown: frozenset(
         {State.submitted, State.queued, State.delivered, State.undelivered, State.rejected, State.unconfirmed}
     ),
     # the one correction of a final state: a receipt that came after the horizon
-    State.unconfirmed: frozenset({State.delivered, State.undelivered, State.rejected}),
+    State.unconfirmed: frozenset({State.delivered, State.undelivered, State.rejected, State.cancelled}),
     State.delivered: frozenset(),
     State.undelivered: frozenset(),
     State.rejected: frozenset(),

@@ -19,7 +19,7 @@ from app.domain import ids
 from app.domain.message import State
 from app.domain.pack import bitmap, indexes_of
 from app.domain.storable import moment, word
-from app.store import locks
+from app.store import locks, recalls
 from app.store.dispatch import Tally, write_finals, write_tallies
 from app.store.intake import as_uuid, at
 
@@ -40,6 +40,15 @@ FINAL_OF = {
     "expired": State.undelivered,
     "deleted": State.undelivered,
     "rejected": State.rejected,
+    "cancelled": State.cancelled,  # `deleted`, and we had asked for it
+}
+
+
+_REASONS = {
+    "delivered": None,
+    "expired": "carrier_expired",
+    "deleted": "carrier_deleted",
+    "cancelled": "taken_back",
 }
 
 
@@ -214,6 +223,7 @@ async def store(
     """Write receipts and what follows from them, in the caller's transaction. `known` has the packs of all."""
     now = at(now_s)
     assert now is not None
+    await _name_recalled(driver, matched)
     await _write_receipts(driver, matched, now)
     if any(found.segments > 1 or found.from_state is not State.submitted for _, found in matched):
         # Whoever records a later attempt, or another segment, must see what is ended here, or be seen.
@@ -244,6 +254,16 @@ async def store(
         candidates[message_id][1].from_state = before
     corrected = await _correct(driver, [r for r in rows if r[0] not in fresh], now)
     return await _moved(driver, candidates, fresh, corrected, known, now)
+
+
+async def _name_recalled(driver: asyncpg.Connection, matched: Sequence[tuple[Slip, Match]]) -> None:
+    """What a carrier deleted because we asked it to is cancelled."""
+    deleted = [(slip, found.message_id) for slip, found in matched if slip.state == "deleted"]
+    if deleted:
+        asked = await recalls.recalled(driver, {message_id for _, message_id in deleted})
+        for slip, message_id in deleted:
+            if message_id in asked:
+                slip.state = "cancelled"
 
 
 async def _left(driver: asyncpg.Connection, ending: dict[bytes, State], now: datetime) -> dict[bytes, State]:
@@ -333,9 +353,7 @@ async def _moved(
 
 def _reason(slip: Slip) -> str | None:
     """Why it ended so; a delivery needs no reason."""
-    return {"delivered": None, "expired": "carrier_expired", "deleted": "carrier_deleted"}.get(
-        slip.state, slip.state
-    )
+    return _REASONS.get(slip.state, slip.state)
 
 
 async def _write_receipts(
@@ -378,15 +396,20 @@ async def _whole_messages(
     )
     by_id = {m.message_id: (s, m) for s, m, _ in parts}
     rows = await driver.fetch(
-        "SELECT message_id, count(*) AS n, max(state) AS worst FROM segment_states"
+        "SELECT message_id, count(*) AS n, max(state) AS worst, min(state) AS best FROM segment_states"
         " WHERE message_id = ANY($1) GROUP BY message_id",
         [PgUUID(one) for one in by_id],
     )
     return [
-        (*by_id[r["message_id"].bytes], State(r["worst"]))
+        (*by_id[r["message_id"].bytes], _worst(State(r["worst"]), State(r["best"])))
         for r in rows
         if r["n"] >= by_id[r["message_id"].bytes][1].segments
     ]
+
+
+def _worst(worst: State, best: State) -> State:
+    """A text of which the carrier took back a part, and another part not, did not arrive; nor was it cancelled."""
+    return State.undelivered if worst is State.cancelled and best is not State.cancelled else worst
 
 
 async def _correct(

@@ -677,3 +677,14 @@ erasures = Table(
     Column("done_at", DateTime(timezone=True)),
     Column("counts", JSONB, nullable=False, server_default=text("'{}'")),
 )
+
+recalls = Table(
+    "recalls",
+    metadata,
+    Column("message_id", Uuid, primary_key=True),
+    Column("gateway_id", Integer, nullable=False),
+    Column("asked_at", DateTime(timezone=True), nullable=False),
+    Column("next_at", DateTime(timezone=True), nullable=False),
+    Column("tries", SmallInteger, nullable=False, server_default=text("0")),
+    Column("answer", Text),
+)

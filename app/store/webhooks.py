@@ -106,11 +106,13 @@ class Result(msgspec.Struct, gc=False):
 
 
 class _Content(msgspec.Struct, frozen=True):
-    """Packs by id with their entries by index, gateways' names by id, carriers' ids by message."""
+    """Packs by id with their entries by index, gateways' names by id; by message the carrier's id, and the
+    segments as the last gateway that answered had cut them."""
 
     packs: Mapping[bytes, tuple[Pack, dict[int, Entry]]]
-    gateways: Mapping[int, str]
-    carrier_ids: Mapping[bytes, str]
+    gateways: Mapping[int, str] = {}
+    carrier_ids: Mapping[bytes, str | None] = {}
+    segments: Mapping[bytes, int] = {}
 
 
 # -- writing events
@@ -252,18 +254,20 @@ async def _content(driver: asyncpg.Connection, changes: Sequence[Change]) -> _Co
     handed = [as_uuid(change.message_id) for change in changes if change.gateway_id is not None]
     packs = await _packs(driver, {ids.pack_of(change.message_id) for change in changes})
     if not handed:
-        return _Content(packs, {}, {})
-    carrier_ids = await driver.fetch(
-        "SELECT DISTINCT ON (message_id) message_id, gateway_message_id FROM outcomes"
-        " WHERE message_id = ANY($1::uuid[]) AND gateway_message_id IS NOT NULL"
-        " ORDER BY message_id, attempt DESC, segment",
+        return _Content(packs)
+    answers = await driver.fetch(
+        "SELECT message_id, (array_agg(segments ORDER BY attempt DESC))[1] AS segments,"
+        " (array_agg(gateway_message_id ORDER BY attempt DESC, segment)"
+        " FILTER (WHERE gateway_message_id IS NOT NULL))[1] AS gateway_message_id"
+        " FROM outcomes WHERE message_id = ANY($1::uuid[]) GROUP BY message_id",
         handed,
     )
     gateways = await driver.fetch("SELECT id, name FROM gateways")
     return _Content(
         packs,
         {row["id"]: row["name"] for row in gateways},
-        {row["message_id"].bytes: row["gateway_message_id"] for row in carrier_ids},
+        {row["message_id"].bytes: row["gateway_message_id"] for row in answers},
+        {row["message_id"].bytes: row["segments"] for row in answers},
     )
 
 
@@ -281,7 +285,7 @@ def _event(change: Change, content: _Content, now_s: float) -> Event:
         "region": pack.region,
         "state": change.state.name,
         "reason": change.reason,
-        "segments": entry.segments,
+        "segments": content.segments.get(change.message_id, entry.segments),
         "gateway": None if change.gateway_id is None else content.gateways.get(change.gateway_id),
         "gateway_message_id": content.carrier_ids.get(change.message_id),
         "metadata": extra.get("metadata"),

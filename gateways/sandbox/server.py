@@ -336,11 +336,26 @@ class Connection(asyncio.Protocol):
             self.send(pdu.frame(pdu.UNBIND_RESP, sequence))
             self._leave()
             self._close()
-        elif command in (pdu.SUBMIT_SM, pdu.DATA_SM, pdu.QUERY_SM):
-            status = pdu.ESME_RINVCMDID if command == pdu.QUERY_SM else _NOT_BOUND
-            self.send(pdu.frame(command | pdu.RESPONSE_BIT, sequence, b"", status))
+        elif command in (pdu.QUERY_SM, pdu.CANCEL_SM) and self.kind in ("transceiver", "transmitter"):
+            self._question(command, sequence, unit, now)
+        elif command in (pdu.SUBMIT_SM, pdu.DATA_SM, pdu.QUERY_SM, pdu.CANCEL_SM):
+            self.send(pdu.frame(command | pdu.RESPONSE_BIT, sequence, b"", _NOT_BOUND))
         elif not command & pdu.RESPONSE_BIT:
             self._malformed(sequence, pdu.ESME_RINVCMDID)
+
+    def _question(self, command: int, sequence: int, unit: bytes, now: float) -> None:
+        """query_sm and cancel_sm (4.8, 4.9)."""
+        assert self.account is not None
+        body = b""
+        try:
+            if command == pdu.QUERY_SM:
+                status, body = self._smsc.query(self.account, *pdu.read_query_sm(unit))
+            else:
+                status = self._smsc.cancel(self.account, *pdu.read_cancel_sm(unit), now)
+        except pdu.Malformed as error:
+            self._smsc.counters.malformed += 1
+            status = error.status
+        self.send(pdu.frame(command | pdu.RESPONSE_BIT, sequence, body, status))
 
     def _data_sm(self, sequence: int, unit: bytes, now: float) -> None:
         """A text by data_sm (4.7.1) is a submit like any other."""

@@ -30,6 +30,9 @@ _THROTTLED = STATUS_BY_NAME["ESME_RTHROTTLED"]
 _WANTS_RECEIPT = 0x03  # registered_delivery, bits 1 and 0 (5.2.17)
 _ALWAYS, _ON_FAILURE = 1, 2
 _ENROUTE_AHEAD_S = 1.0
+_ENROUTE = 1  # message_state (5.2.28)
+_CANCEL_FAILED = STATUS_BY_NAME["ESME_RCANCELFAIL"]
+_QUERY_FAILED = STATUS_BY_NAME["ESME_RQUERYFAIL"]
 
 
 class Delivery(msgspec.Struct, gc=False):
@@ -345,6 +348,40 @@ class Smsc:
             wall=wall,
         )
         return Delivery(body, True, self._delivery_command)
+
+    # --- questions -----------------------------------------------------------------------------------
+
+    def query(self, account: Account, message_id: bytes, source: bytes) -> tuple[int, bytes]:
+        """The command_status and body of a query_sm_resp (4.8.2): a text is on its way until its receipt is due, and
+        nothing is known of it afterwards."""
+        if not self._waits(account, message_id, source):
+            return _QUERY_FAILED, b""
+        return 0, pdu.query_sm_resp_body(message_id, b"", _ENROUTE)
+
+    def cancel(self, account: Account, message_id: bytes, source: bytes, now: float) -> int:
+        """The command_status of a cancel_sm_resp (4.9.2). What waits for its receipt is taken back, and its receipt,
+        `DELETED`, comes instead; looks through all that wait."""
+        waits = self._waits(account, message_id, source)
+        if not waits:
+            return _CANCEL_FAILED
+        last = waits[-1]
+        self.later.keep(lambda item: not isinstance(item, Receipt) or item.number != last.number)
+        deleted = msgspec.structs.replace(last, state="DELETED", esm_class=RECEIPT)
+        self.later.add(now + self.behaviour.receipt_delay_s, deleted)
+        return 0
+
+    def _waits(self, account: Account, message_id: bytes, source: bytes) -> list[Receipt]:
+        """The receipts to come of one text."""
+        form, width = self.behaviour.id_form, self.behaviour.id_width
+        return [
+            item
+            for item in self.later.waiting()
+            if isinstance(item, Receipt)
+            and item.account is account
+            and item.state != "DELETED"
+            and item.message.source == source
+            and spell(item.number, form, width).encode() == message_id
+        ]
 
     # --- deliveries ------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
@@ -44,6 +44,10 @@ class Wheel(Generic[Item]):
             items += self._buckets.pop(heappop(self._order))
         self._count -= len(items)
         return items
+
+    def waiting(self) -> Iterator[Item]:
+        """Everything that is kept."""
+        return (item for bucket in self._buckets.values() for item in bucket)
 
     def keep(self, wanted: Callable[[Item], bool]) -> None:
         """Forget everything else."""

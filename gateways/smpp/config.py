@@ -234,6 +234,11 @@ def binds_wanted(url: str, settings: Mapping[str, Any] | None = None) -> int:
     return parse("smpp", url, settings or {}).options.binds
 
 
+def takes_back(url: str, settings: Mapping[str, Any] | None = None) -> bool:
+    """Whether the carrier has cancel_sm."""
+    return parse("smpp", url, settings or {}).options.cancel_sm
+
+
 def vendor_tlvs(values: Mapping[str, str]) -> bytes:
     """A gateway's own optional parameters: tag (`"0x1400"`) to `hex:…`, `text:…` (as it stands), or `cstring:…`
     (with a NUL after it). Raises ValueError naming the tag that makes no sense, and not its value."""

@@ -201,6 +201,30 @@ def cancel_sm_body(service_type: bytes, message_id: bytes, source: bytes, destin
     return b"%b%b\x00%b%b" % (service_type, message_id, source, destination)
 
 
+def read_query_sm(unit: bytes) -> tuple[bytes, bytes]:
+    """The message_id and source_addr (4.8.1). Raises `Malformed`."""
+    asked, _ = parse(unit)
+    return asked.message_id, asked.source_addr
+
+
+def read_cancel_sm(unit: bytes) -> tuple[bytes, bytes]:
+    """The message_id and source_addr (4.9.1), which smpplib doesn't know. Raises `Malformed`."""
+    position, found = HEADER_OCTETS, []
+    for before in (0, 0, 2, 2):  # service_type, message_id, and TON and NPI before either address
+        start = position + before
+        stop = unit.find(0, start)
+        if stop < 0:
+            raise Malformed(ESME_RINVCMDLEN, "body of cancel_sm cut short")
+        found.append(unit[start:stop])
+        position = stop + 1
+    return found[1], found[2]
+
+
+def query_sm_resp_body(message_id: bytes, final_date: bytes, state: int, error: int = 0) -> bytes:
+    """4.8.2; `final_date` (7.1.1) is empty while there is none."""
+    return b"%b\x00%b\x00%c%c" % (message_id, final_date, state, error)
+
+
 class Queried(msgspec.Struct, frozen=True):
     """query_sm_resp (4.8.2): `final_date` is empty while there is none, `state` a message_state (5.2.28)."""
 

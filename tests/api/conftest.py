@@ -167,7 +167,9 @@ async def api(postgres_url: str, redis_url: str) -> AsyncIterator[Api]:
     running = Running(Settings(database_url=postgres_url, redis_url=redis_url))
     port = await running.start()
     database = Database(postgres_url, pool=3, name="test")
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
+    # shorter than the server keeps an idle connection: the one must not write while the other closes
+    connector = aiohttp.TCPConnector(keepalive_timeout=2)
+    async with aiohttp.ClientSession(auto_decompress=False, connector=connector) as session:
         made = Api(port, session, database)
         made.redis_url = redis_url
         async with database.driver() as driver:

@@ -340,6 +340,41 @@ async def test_it_is_too_late_to_cancel_what_is_being_handed_over(api):
     assert (await api.get(url)).json["state"] == "queued"
 
 
+async def test_a_carrier_that_takes_texts_back_is_asked_for_what_it_has(api):
+    await api.fetch(
+        "INSERT INTO gateways (name, url) VALUES ('takes_back', 'smpp://u:p@smsc.example?cancel_sm=true'),"
+        " ('keeps', 'smpp://u:p@smsc.example') ON CONFLICT DO NOTHING"
+    )
+    gateways = {row["name"]: row["id"] for row in await api.fetch("SELECT id, name FROM gateways")}
+
+    async def submitted(gateway: str, *kinds: int) -> str:
+        url = (await api.post("/v1/messages", api.message())).json["url"]
+        message_id = url.rpartition("/")[2]
+        await api.fetch("DELETE FROM parcels WHERE pack_id = $1", pack_of(url))
+        for attempt, kind in enumerate(kinds, 1):
+            row = (message_id, attempt, gateways[gateway])
+            await api.fetch("INSERT INTO attempts VALUES ($1, $2, 4, $3, 1, 1, now())", *row)
+            outcome = "INSERT INTO outcomes VALUES ($1, $2, 0, 1, $3, $4, 0, 'c', NULL, NULL, now())"
+            await api.fetch(outcome, *row, kind)
+        return url
+
+    url = await submitted("takes_back", 1)
+    for _ in range(2):
+        asked = await api.post(f"{url}/cancel", {"reason": "typo"})
+        assert (asked.status, asked.json["state"], asked.json["recall"]) == (202, "submitted", "asked")
+    audited = await api.fetch("SELECT action FROM audit_log WHERE subject = $1", url[13:])
+    assert [row["action"] for row in audited] == ["message.recall"]
+    await api.fetch("UPDATE recalls SET answer = 'refused'")
+    refused = await api.post(f"{url}/cancel")
+    assert (refused.status, refused.code) == (409, "too_late")
+    assert (await api.get(url)).json["recall"] == "refused"
+    # an attempt that was never answered may have reached the phone, whatever becomes of the other one
+    for kept in (await submitted("keeps", 1), await submitted("takes_back", 4, 1)):
+        late = await api.post(f"{kept}/cancel")
+        assert (late.status, late.code) == (409, "too_late")
+        assert (await api.get(kept)).json["recall"] is None
+
+
 def pack_of(url: str):
     return UUID(bytes=ids.pack_of(ids.parse(url.rpartition("/")[2])))
 
@@ -406,10 +441,11 @@ async def test_an_unanswered_hand_over_is_unknown_and_a_refused_one_waits_for_it
     await api.fetch("INSERT INTO attempts VALUES ($1, 2, 4, 1, 1, 1, now())", message_id)
     await api.fetch("DELETE FROM parcels WHERE pack_id = $1", pack_id)
     await api.fetch(
-        "INSERT INTO outcomes VALUES ($1, 2, 0, 1, 1, 4, 0, NULL, 'timeout', NULL, now())", message_id
+        "INSERT INTO outcomes VALUES ($1, 2, 0, 3, 1, 4, 0, NULL, 'timeout', NULL, now())", message_id
     )
     unknown = (await api.get(url)).json
     assert (unknown["state"], unknown["reason"]) == ("unknown", "timeout")
+    assert unknown["segments"] == 3, "as the last gateway cut it"
 
 
 # -- lists

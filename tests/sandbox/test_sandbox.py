@@ -392,3 +392,27 @@ def _main_status(arguments):
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     return done.returncode
+
+
+async def test_a_text_can_be_asked_about_and_taken_back_until_its_receipt(sandbox, esme, connect):
+    sandbox.change({"receipt_delay_s": 0.2})
+    source = pdu.address(3, 0, b"12345")
+    (sequence,) = esme.submit("12025551000")
+    number = (await esme.answers(1))[sequence][1].encode()
+    question = pdu.query_sm_body(number, source)
+    taking_back = pdu.cancel_sm_body(b"\x00", number, source, pdu.address(1, 1, b"12025551000"))
+    esme.write(pdu.frame(pdu.QUERY_SM, 50, question))
+    status, _, body = await esme.next(pdu.QUERY_SM_RESP)
+    assert (status, body) == (0, number + b"\x00\x00\x01\x00")
+    stranger = pdu.cancel_sm_body(b"\x00", number, pdu.address(3, 0, b"999"), source)
+    for unit, expected in ((stranger, 0x11), (taking_back, 0), (taking_back, 0x11)):
+        esme.write(pdu.frame(pdu.CANCEL_SM, 51, unit))
+        assert (await esme.next(pdu.CANCEL_SM_RESP))[:2] == (expected, 51)
+    assert (await esme.receipt())["stat"] == "DELETED"
+    esme.write(pdu.frame(pdu.QUERY_SM, 52, question), pdu.frame(pdu.CANCEL_SM, 53, b"no terminator"))
+    assert (await esme.next(pdu.QUERY_SM_RESP))[0] == 0x67
+    assert (await esme.next(pdu.CANCEL_SM_RESP))[0] == pdu.ESME_RINVCMDLEN
+    await esme.silent()
+    receiver = await connect(sandbox.port, kind="receiver")
+    receiver.write(pdu.frame(pdu.CANCEL_SM, 2, taking_back))
+    assert (await receiver.next(pdu.CANCEL_SM_RESP))[0] == pdu.ESME_RINVBNDSTS

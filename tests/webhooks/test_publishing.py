@@ -72,7 +72,7 @@ async def test_an_event_has_the_message_as_it_stands(database: Database) -> None
     async with database.driver() as driver:
         await driver.execute(
             "INSERT INTO outcomes (message_id, attempt, segment, segments, gateway_id, kind, to_check,"
-            " gateway_message_id, at) VALUES ($1, 1, 0, 2, 1, 1, 0, 'c-1', now())",
+            " gateway_message_id, at) VALUES ($1, 1, 0, 3, 1, 1, 0, 'c-1', now())",
             as_uuid(message),
         )
     [row] = await publish(database, Publisher(), Change(1, message, State.delivered, None, 1))
@@ -92,7 +92,7 @@ async def test_an_event_has_the_message_as_it_stands(database: Database) -> None
             "region": "US-FL",
             "state": "delivered",
             "reason": None,
-            "segments": 2,
+            "segments": 3,  # as the gateway had cut it
             "gateway": "g",
             "gateway_message_id": "c-1",
             "metadata": {"order": 7},
