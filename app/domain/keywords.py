@@ -10,9 +10,10 @@ Guarantees:
 * Nothing opts in by accident: only a whole message that is a start word does, and a mere
   "yes" is marked as doubtful, to be heeded only where that person was asked.
 
-Order: the whole message; the first line above others; the first of at most three words; a
-stop word among at most three; a phrase anywhere. A word counts in its country's languages
-first, then in all others, and stop goes before help before start.
+Order: the whole message; the first line above others; the first of at most three different
+words; a stop word among at most three; a stop word that is a sentence, or before a comma or
+dash, at the beginning; a phrase anywhere. A word counts in its country's languages first,
+then in all others, and stop goes before help before start.
 
 Pure: the lists come in as data (`app/countries/keywords.toml`).
 """
@@ -29,7 +30,9 @@ import msgspec
 Action = Literal["stop", "help", "start"]
 
 MAX_TEXT_CHARS: Final = 6_000  # 39 segments; what is longer is read so far
-MAX_WORDS: Final = 3  # of a message whose first word acts
+MAX_WORDS: Final = 3  # of a message whose first word acts; numbers are none
+MAX_OPENINGS: Final = 4  # parts in which the first word of a text is looked for
+MAX_OPENING_CHARS: Final = 200  # of a part; a stop word is shorter
 
 _INVISIBLE: Final = frozenset(("Cf", "Cc", "Cs", "Co", "Cn"))
 _MARKS: Final = (  # dropped in the second key; vowel signs of Indic scripts and Thai stay
@@ -44,6 +47,9 @@ _FOLDED: Final = str.maketrans(
         "đ": "d", "ø": "o", "ł": "l", "æ": "ae", "œ": "oe", "þ": "th", "ð": "d",
     }
 )  # fmt: skip
+_SENTENCE_END: Final = re.compile(
+    r"[\n.!?,;:…。！？，、；：؟،۔।]+(?=\s|$)|[…。！？，、；：]|\s[-\u2013\u2014]+\s"
+)
 _LETTER_DIGIT: Final = re.compile(r"(?<=[^\W\d_])(?=\d)")
 # Scripts that put no spaces between words: Thai, kana, Han; Hangul particles stick to their word.
 _UNSPACED: Final = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
@@ -99,6 +105,7 @@ class Keywords:
             self._whole(keys, country)
             or self._first_line(text, country)
             or self._few_words(keys, country)
+            or self._opening(text, country)
             or self._phrase(keys)
         )
 
@@ -133,8 +140,8 @@ class Keywords:
 
     def _few_words(self, keys: tuple[str, ...], country: str) -> Match | None:
         """STOP PLEASE, STOP 36180; then PLEASE STOP, in doubt."""
-        words = [key.split() for key in keys]
-        if len(words[0]) > MAX_WORDS:
+        words = [list(dict.fromkeys(key.split())) for key in keys]  # STOP STOP STOP STOP is one word
+        if sum(not word.isdecimal() for word in words[0]) > MAX_WORDS:  # STOP 456*9*5#
             return None
         indexes = [index for index, _ in self._indexes(country)]
         leading = [m for index in indexes for key in words if (m := index.leading(key))]
@@ -142,6 +149,15 @@ class Keywords:
             return min(leading, key=_urgency)
         among = (index.stop.get(word) for index in indexes for key in words for word in key)
         found = next((keyword for keyword in among if keyword), None)
+        return Match("stop", found[0], found[1], True) if found else None
+
+    def _opening(self, text: str, country: str) -> Match | None:
+        """STOP. I never signed up for this."""
+        parts = _SENTENCE_END.split(text, maxsplit=MAX_OPENINGS)[:MAX_OPENINGS]
+        read = (normalise(part[:MAX_OPENING_CHARS]) for part in parts)
+        keys: tuple[str, ...] = next((found for found in read if found), ())
+        stops = [index.stop for index, home in self._indexes(country) if home]
+        found = next((stop[key] for stop in stops for key in keys if key in stop), None)
         return Match("stop", found[0], found[1], True) if found else None
 
     def _phrase(self, keys: tuple[str, ...]) -> Match | None:
@@ -207,7 +223,8 @@ def normalise(text: str) -> tuple[str, ...]:
 
     With accents and without ("arrêt", "arret"), and the letters of "s t o p" drawn together.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("i\u0307", "i").translate(_FOLDED)
+    whole = unicodedata.normalize("NFKC", text)[:MAX_TEXT_CHARS]  # one letter may stand for eighteen
+    folded = whole.casefold().replace("i\u0307", "i").translate(_FOLDED)
     accented = _words("".join(_spaced(char) for char in folded))
     if not accented:
         return ()

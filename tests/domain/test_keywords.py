@@ -87,6 +87,10 @@ def test_every_opt_out_word_of_a_pack_acts_in_its_country() -> None:
         "cancel",
         "END",
         "revoke",
+        "STOP STOP STOP STOP",
+        "Stop! Stop! STOP! stop!!",
+        "stop all stop all",
+        "STOP 456*9*5#",
     ],
 )
 def test_ways_to_write_stop(text: str) -> None:
@@ -133,6 +137,14 @@ def test_short_words_act_in_their_country_or_alone() -> None:
     [
         "please stop",
         "pls STOP now",
+        "STOP. I never signed up for this",
+        "STOP! Who is this and where did you get my number?",
+        "Stop, please and thank you so much",
+        "STOP - wrong number, I don't know you",
+        "... unsubscribe! this is the third time",
+        "STOP merci de ne plus m'envoyer de SMS",
+        "I want to unsubscribe from this",
+        "UNSUBSCRIBE from all of your lists",
         "Stop texting me or I will call my lawyer",
         "I told you twice already, take me off your list",
         "STOP\n\nOn Tue, Acme wrote:\n> Big sale today only",
@@ -189,6 +201,9 @@ def test_a_countrys_own_words_go_first_and_stop_before_all_else() -> None:
         "no",
         "The bus stop is next to the bank, isn't it",
         "I'd like to start on Monday",
+        "stop by the shop at 5 if you can",
+        "I'll be at the bus stop. Come and get me",
+        "The end. It was a good film, wasn't it",
     ],
 )
 def test_ordinary_texts_are_left_alone(text: str) -> None:
