@@ -28,6 +28,7 @@ from app.api import (
     docs,
     explain,
     health,
+    limits,
     openapi,
     posting,
     problems,
@@ -173,6 +174,7 @@ def _config(settings: Settings, metrics_folder: Path | None) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         date_header=False,
+        timeout_keep_alive=limits.KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_S,
         workers=settings.api_workers,
     )
