@@ -18,7 +18,9 @@ MAX_PUBLIC_IN_FLIGHT: Final = 500  # without a key, of one kind: callbacks, cons
 MAX_CONNECTIONS: Final = 4_096  # in one process
 HEADERS_S: Final = 10.0
 MAX_HEADER_BYTES: Final = 64 * 1024
-KEEP_ALIVE_S: Final = 75  # without a request; longer than load balancers and clients keep one, so that these close it
+KEEP_ALIVE_S: Final = (
+    75  # without a request; longer than load balancers and clients keep one, so that these close it
+)
 
 # a body on its way in
 BODY_IDLE_S: Final = 10.0  # without a byte
