@@ -451,53 +451,37 @@ async def _copy_contacts(driver: asyncpg.Connection, queue: Queue, cap_window_s:
 
 
 async def _copy_suppressions(driver: asyncpg.Connection, queue: Queue) -> None:
-    after: tuple[int, bytes, str] | None = None
-    while True:
+    after: tuple[int, int, str] | None = book.LEAST
+    while after is not None:
         async with driver.transaction():
             await book.lock_for_copy(driver)
-            page = await book.suppressions_to_copy(driver, after)
-            by_tenant: dict[int, list[bytes]] = defaultdict(list)
-            for tenant_id, recipient, sender in page:
-                by_tenant[tenant_id].append(fast.member(recipient, sender))
-            for tenant_id, members in by_tenant.items():
+            page, after = await book.suppressions_to_copy(driver, after)
+            for tenant_id, members in page.items():
                 await fast.suppress(queue, tenant_id, members)
-        if not page:
-            return
-        after = page[-1]
 
 
 async def _copy_listed(driver: asyncpg.Connection, queue: Queue) -> None:
-    after: tuple[int, str, bytes] | None = None
-    while True:
+    after: tuple[int, str, int] | None = registries.LEAST
+    while after is not None:
         async with driver.transaction():
             await book.lock_for_copy(driver)
-            page = await registries.to_copy(driver, after)
-            by_list: dict[tuple[int, str], list[bytes]] = defaultdict(list)
-            for tenant_id, country, recipient in page:
-                by_list[tenant_id, country].append(recipient)
-            for (tenant_id, country), recipients in by_list.items():
+            page, after = await registries.to_copy(driver, after)
+            for (tenant_id, country), recipients in page.items():
                 await fast.enlist(queue, tenant_id, country, recipients)
-        if not page:
-            return
-        after = page[-1]
 
 
 async def _copy_consents(driver: asyncpg.Connection, queue: Queue) -> None:
-    after: tuple[int, bytes, str] | None = None
-    while True:
+    after: tuple[int, int, str] | None = book.LEAST
+    while after is not None:
         async with driver.transaction():
             await book.lock_for_copy(driver)
-            page = await book.consents_to_copy(driver, after)
+            page, after = await book.consents_to_copy(driver, after)
             by_tenant: dict[int, dict[bytes, bytes]] = defaultdict(dict)
             for tenant_id, one in page:
                 field, value = _field(one)
                 by_tenant[tenant_id][field] = value
             for tenant_id, fields in by_tenant.items():
                 await fast.set_consents(queue, tenant_id, fields)
-        if not page:
-            return
-        tenant_id, one = page[-1]
-        after = (tenant_id, one.recipient, one.brand)
 
 
 # -- after a failover

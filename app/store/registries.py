@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 
 import asyncpg
 import msgspec
@@ -15,7 +17,8 @@ import msgspec
 from app.store.intake import signed
 from app.store.rules import unsigned
 
-COPY_PAGE = 5_000
+COPY_PAGE = 20_000
+LEAST = (-(2**31), "", -(2**63))  # before the first of (tenant, country, recipient)
 PAGE = 10_000
 
 
@@ -143,16 +146,15 @@ async def still_listed(
 
 
 async def to_copy(
-    driver: asyncpg.Connection, after: tuple[int, str, bytes] | None
-) -> list[tuple[int, str, bytes]]:
-    """The next (tenant, country, recipient) of all lists."""
+    driver: asyncpg.Connection, after: tuple[int, str, int]
+) -> tuple[dict[tuple[int, str], list[bytes]], tuple[int, str, int] | None]:
+    """The next people of all lists, by tenant and country; and where the page ends (None: that was all)."""
     found = await driver.fetch(
-        "SELECT tenant_id, country, recipient FROM registry_entries"
-        " WHERE $1::int IS NULL OR (tenant_id, country, recipient) > ($1, $2::text, $3::bigint)"
+        "SELECT tenant_id, country, recipient, int8send(recipient) FROM registry_entries"
+        " WHERE (tenant_id, country, recipient) > ($1::int, $2::text, $3::bigint)"
         " ORDER BY tenant_id, country, recipient LIMIT $4",
-        None if after is None else after[0],
-        None if after is None else after[1],
-        None if after is None else signed(after[2]),
+        *after,
         COPY_PAGE,
     )
-    return [(row["tenant_id"], row["country"], unsigned(row["recipient"])) for row in found]
+    page = {place: [row[3] for row in rows] for place, rows in groupby(found, itemgetter(0, 1))}
+    return page, None if not found else (found[-1][0], found[-1][1], found[-1][2])

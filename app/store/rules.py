@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -452,40 +454,44 @@ def unsigned(recipient: int) -> bytes:
 
 # -- for the copy in Redis
 
-COPY_PAGE = 5_000
+COPY_PAGE = 20_000
+LEAST = (-(2**31), -(2**63), "")  # before the first of (tenant, recipient, sender or brand)
+
+# A page begins where the last one ended by a plain comparison of rows: with `OR` beside it, or a parameter that may be
+# NULL, PostgreSQL walks the index from its start for every page.
 
 
 async def suppressions_to_copy(
-    driver: asyncpg.Connection, after: tuple[int, bytes, str] | None
-) -> list[tuple[int, bytes, str]]:
-    """The next (tenant, recipient, sender) of all tenants."""
+    driver: asyncpg.Connection, after: tuple[int, int, str]
+) -> tuple[dict[int, list[bytes]], tuple[int, int, str] | None]:
+    """The next suppressions of all tenants, each as hash and sender in one, by tenant; and where the page ends (None:
+    that was all)."""
     found = await driver.fetch(
-        "SELECT tenant_id, recipient, sender FROM suppressions"
-        " WHERE $1::int IS NULL OR (tenant_id, recipient, sender) > ($1, $2::bigint, $3::text)"
+        "SELECT tenant_id, recipient, sender, int8send(recipient) || convert_to(sender, 'UTF8') FROM suppressions"
+        " WHERE (tenant_id, recipient, sender) > ($1::int, $2::bigint, $3::text)"
         " ORDER BY tenant_id, recipient, sender LIMIT $4",
-        None if after is None else after[0],
-        None if after is None else signed(after[1]),
-        None if after is None else after[2],
+        *after,
         COPY_PAGE,
     )
-    return [(row["tenant_id"], unsigned(row["recipient"]), row["sender"]) for row in found]
+    page = {tenant: [row[3] for row in rows] for tenant, rows in groupby(found, itemgetter(0))}
+    return page, None if not found else (found[-1][0], found[-1][1], found[-1][2])
 
 
 async def consents_to_copy(
-    driver: asyncpg.Connection, after: tuple[int, bytes, str] | None
-) -> list[tuple[int, Consent]]:
-    """The next (tenant, what a person said about marketing) of all tenants."""
+    driver: asyncpg.Connection, after: tuple[int, int, str]
+) -> tuple[list[tuple[int, Consent]], tuple[int, int, str] | None]:
+    """The next (tenant, what a person said about marketing) of all tenants; and where the page ends."""
     found = await driver.fetch(
         f"SELECT tenant_id, {_CONSENT_COLUMNS} FROM consents WHERE purpose = $4"  # noqa: S608
-        " AND ($1::int IS NULL OR (tenant_id, recipient, brand) > ($1, $2::bigint, $3::text))"
-        " ORDER BY tenant_id, recipient, brand LIMIT $5",
-        None if after is None else after[0],
-        None if after is None else signed(after[1]),
-        None if after is None else after[2],
+        " AND (tenant_id, recipient, purpose, brand) > ($1::int, $2::bigint, $4, $3::text)"
+        " ORDER BY tenant_id, recipient, purpose, brand LIMIT $5",
+        *after,
         MARKETING,
         COPY_PAGE,
     )
-    return [(row["tenant_id"], _consent_of(row)) for row in found]
+    page = [(row["tenant_id"], _consent_of(row)) for row in found]
+    last = found[-1] if found else None
+    return page, None if last is None else (last["tenant_id"], last["recipient"], last["brand"])
 
 
 class CountedText(msgspec.Struct, frozen=True):
