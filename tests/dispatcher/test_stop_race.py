@@ -159,7 +159,7 @@ async def test_nothing_leaves_later_than_a_second_after_a_stop(
     batch = await world.batch(BatchState.paused)
     for start in range(0, messages, 10_000):
         await world.accept(people[start : start + 10_000], body=BODY, batch=batch)
-    await until(lambda: offering.attach(world.database, world.queue), "the copy is whole")
+    await until(lambda: offering.attach(world.database, world.queue), "the copy is whole", timeout_s=60)
     await world.set_batch(batch, BatchState.running)
     await until(lambda: _left(world), "the first text has left", timeout_s=60)
 
