@@ -117,6 +117,8 @@ def parse(text: str, source: str, folder: Path | None = None) -> Config:
 
 def _read(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
         return path.read_text("utf-8")

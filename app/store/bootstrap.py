@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -184,17 +184,21 @@ async def _alone(database_url: str, work: Callable[[AsyncConnection], Coroutine[
 
 async def _make(connection: AsyncConnection, steps: list[_Step], by: By) -> None:
     for step in steps:
-        if step.change.action == "create":
-            values = {**step.key, **step.values}
-            if step.before_id is not None:
-                values["position"] = (await config.read(connection, ROUTE, {"id": step.before_id}))[
-                    "position"
-                ]
-            await config.create(connection, step.kind, values, by)
-        elif step.change.action == "remove":
-            await config.remove(connection, step.kind, step.key, by)
-        else:
-            await config.change(connection, step.kind, step.key, step.values, by)
+        with _named(step.change.subject.replace("/", "s.", 1)):
+            await _make_one(connection, step, by)
+
+
+async def _make_one(connection: AsyncConnection, step: _Step, by: By) -> None:
+    if step.change.action == "create":
+        values = {**step.key, **step.values}
+        if step.before_id is not None:
+            before = await config.read(connection, ROUTE, {"id": step.before_id})
+            values["position"] = before["position"]
+        await config.create(connection, step.kind, values, by)
+    elif step.change.action == "remove":
+        await config.remove(connection, step.kind, step.key, by)
+    else:
+        await config.change(connection, step.kind, step.key, step.values, by)
 
 
 async def _steps(connection: AsyncConnection, wanted: config_file.Config) -> list[_Step]:
@@ -205,6 +209,15 @@ async def _steps(connection: AsyncConnection, wanted: config_file.Config) -> lis
         *await _region_steps(connection, wanted),
         *await _route_steps(connection, wanted),
     ]
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """A value that the database refuses is a mistake in the file: one line that names its place."""
+    try:
+        yield
+    except config.Invalid as error:
+        raise config_file.ConfigError(f"volley.toml: {where}.{error}") from None
 
 
 async def _gateway_steps(connection: AsyncConnection, wanted: config_file.Config) -> list[_Step]:
@@ -246,17 +259,7 @@ async def _region_steps(connection: AsyncConnection, wanted: config_file.Config)
 async def _route_steps(connection: AsyncConnection, wanted: config_file.Config) -> list[_Step]:
     """The file's routes against those of no tenant, matched in order by (to, category, sender)."""
     rows = await config.rows(connection, ROUTE, tenant_id=None)
-    files = [
-        {
-            "to": ROUTE.check("to", route.to),
-            "category": Category[route.category].value if route.category else None,
-            "sender": None if route.sender is None else ROUTE.check("sender", route.sender),
-            "gateways": list(route.gateways),
-            "strategy": route.strategy or ("weight" if route.weights else "preference"),
-            "weights": list(route.weights),
-        }
-        for route in wanted.routes
-    ]
+    files = [_route_values(number, route) for number, route in enumerate(wanted.routes, 1)]
     old_keys = [(row["to"], row["category"], row["sender"]) for row in rows]
     new_keys = [(route["to"], route["category"], route["sender"]) for route in files]
     steps: list[_Step] = []
@@ -275,10 +278,23 @@ async def _route_steps(connection: AsyncConnection, wanted: config_file.Config) 
     return steps
 
 
+def _route_values(number: int, route: config_file.Route) -> dict[str, Any]:
+    with _named(f"routes entry {number}"):
+        return {
+            "to": ROUTE.check("to", route.to),
+            "category": Category[route.category].value if route.category else None,
+            "sender": None if route.sender is None else ROUTE.check("sender", route.sender),
+            "gateways": list(route.gateways),
+            "strategy": route.strategy or ("weight" if route.weights else "preference"),
+            "weights": ROUTE.check("weights", list(route.weights)),
+        }
+
+
 def _row_steps(
     kind: Kind, key: dict[str, Any], values: dict[str, Any], row: dict[str, Any] | None
 ) -> list[_Step]:
-    values = {name: kind.check(name, value) for name, value in values.items()}
+    with _named(f"{kind.name}s.{next(iter(key.values()))}"):
+        values = {name: kind.check(name, value) for name, value in values.items()}
     shown = config.shown(kind, {**(row or {}), **key, **values})
     if row is None:
         fields = {name: (None, shown[name]) for name in values}

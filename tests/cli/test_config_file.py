@@ -141,6 +141,8 @@ def test_files_that_cannot_be_read(tmp_path: Path):
     (tmp_path / "latin1").write_bytes(b"# \xe9")
     with pytest.raises(ConfigError, match="not UTF-8"):
         config_file.load(tmp_path / "latin1")
+    with pytest.raises(ConfigError, match="not a file"):
+        config_file.load(Path("/dev/zero"))
     with pytest.raises(ConfigError, match="No such file"):
         config_file.load(tmp_path / "none")
 

@@ -221,3 +221,24 @@ async def test_a_bad_file_or_gateway_changes_nothing(database: Database, postgre
     with pytest.raises(ValueError, match="gateway sandbox"):
         await bootstrap.seed_async(postgres_url, toml(FIRST), check=refuse)
     assert (await loaded(database)).gateways == ()
+
+
+@pytest.mark.parametrize(
+    ("gateway", "rest", "named"),
+    [
+        ("rate = 99999999999", "", "gateways.a.rate"),
+        ("", "weights = [10001]", "routes entry 1.weights"),
+        ("", "sender = 'a sender too long'", "routes entry 1.sender"),
+        ("", "[regions.VN]\nrate = 99999999999", "regions.VN.rate"),
+    ],
+)
+async def test_what_the_database_would_refuse_is_one_line(database, postgres_url, toml, gateway, rest, named):
+    path = toml(
+        f"[[gateways]]\nname = 'a'\nurl = 'smpp://u:p@h'\n{gateway}\n"
+        f"[[routes]]\nto = '*'\ngateways = ['a']\n{rest}\n"
+    )
+    for work in (bootstrap.plan_async, bootstrap.seed_async):
+        with pytest.raises(config_file.ConfigError) as caught:
+            await work(postgres_url, path)
+        assert str(caught.value).startswith(f"volley.toml: {named}: ")
+        assert "\n" not in str(caught.value)

@@ -48,6 +48,7 @@ def test_unicode(submission):
         ("Volley", {}, (5, 0, b"Volley")),
         ("Caf\xe9 24", {}, (5, 0, b"Caf\xe9 24")),
         ("12345", {"short_code_ton": 0}, (0, 0, b"12345")),
+        ("12345", {"short_code_npi": 9}, (3, 9, b"12345")),
         ("12345", {"short_code_max": 4}, (1, 1, b"12345")),
         ("Volley", {"source_ton": 0, "source_npi": 9}, (0, 9, b"Volley")),
         ("Volley", {"name_ton": 0, "name_npi": 1}, (0, 1, b"Volley")),

@@ -389,6 +389,35 @@ async def test_hexadecimal_answers_meet_decimal_receipts(wire, opened, recorder,
     assert recorder.receipts_seen[0].gateway_message_id == "255"
 
 
+async def test_parts_are_waited_for_as_long_as_is_set(wire, opened, recorder):
+    await opened(wire.port, reassembly_s=0.2)
+    peer = await wire.peer()
+    await peer.bound()
+    addresses = pdu.address(1, 1, b"12025550101"), pdu.address(3, 0, b"12345")
+    part = b"\x05\x00\x03\x07\x02\x02STOP"
+    started = asyncio.get_running_loop().time()
+    peer.write(pdu.frame(pdu.DELIVER_SM, 1, pdu.submit_sm_body(*addresses, 0, part, 0x40)))
+    await recorder.until(lambda: recorder.inbound_seen)
+    assert asyncio.get_running_loop().time() - started >= 0.2
+    assert [inbound.text for inbound in recorder.inbound_seen] == ["…STOP"]
+
+
+async def test_a_connection_that_does_not_come_about_is_given_up(wire, opened, recorder):
+    # TCP connects, TLS is never answered: both are part of it
+    gateway = await opened(wire.port, scheme="smpps", connect_timeout_s=0.1, reconnect_min_s=30)
+    await recorder.until(lambda: gateway.binds()[0].error)
+    assert gateway.binds()[0].error == "can't connect: TimeoutError"
+
+
+async def test_a_peer_that_acknowledges_nothing_is_given_up_by_the_kernel(wire, opened, recorder):
+    gateway = await opened(wire.port, tcp_timeout_s=1.5)
+    await (await wire.peer()).bound()
+    await recorder.until(lambda: gateway.binds()[0].state == "bound")
+    sock = gateway._links[0].connection._transport.get_extra_info("socket")
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1500
+
+
 async def test_small_writes_leave_at_once(wire, opened, recorder):
     gateway = await opened(wire.port)
     await (await wire.peer()).bound()

@@ -201,6 +201,7 @@ def test_each_language_is_read_by_its_own_tables(language):
         ("latin-1", {"encodings": "latin-1"}, 3),
         ("latin-1", {"encodings": "latin-1", "latin1_coding": 0}, 0),
         ("octet", {"encodings": "octet"}, 4),
+        ("octet", {"encodings": "octet", "octet_coding": 2}, 2),
         ("octet", {"encodings": "octet", "message_class": 0}, 0x14),
     ],
 )
