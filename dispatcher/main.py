@@ -306,7 +306,11 @@ class Process:
             self.dispatcher.lost.clear()
             try:
                 joined = await rebuild.join(
-                    self.database, self.queue, self.packs.longest_cap_s(), self.dispatcher.publisher
+                    self.database,
+                    self.queue,
+                    self.packs.longest_cap_s(),
+                    self.dispatcher.publisher,
+                    self.metrics,
                 )
                 if joined and again:  # claims whose answer was lost with the connection go back
                     await lanes.retake(

@@ -15,13 +15,16 @@ from app.store import epochs, locks, timelines
 from app.store.engine import Database
 from app.store.webhooks import Publisher
 from dispatcher import failover
+from dispatcher.metrics import Metrics
 
 _LOCK = locks.EPOCH
 
 log = logging.getLogger("volley.dispatcher")
 
 
-async def join(database: Database, queue: Queue, cap_window_s: int, publisher: Publisher) -> bool:
+async def join(
+    database: Database, queue: Queue, cap_window_s: int, publisher: Publisher, metrics: Metrics
+) -> bool:
     """Attach to the epoch in force, or build the next one if it does not stand on this server run.
 
     `cap_window_s` is how much history the frequency caps count over.
@@ -57,6 +60,7 @@ async def join(database: Database, queue: Queue, cap_window_s: int, publisher: P
             if await queue.run_id() != run_id or not await epochs.finish(driver, epoch):
                 return False
             log.log(level, "epoch %d is whole", epoch)
+            metrics.epochs_built += 1
         except (EpochLost, Unavailable) as error:
             log.warning("Redis can't be used yet: %s", error)
             return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 
 import asyncpg
@@ -127,7 +127,7 @@ class Receiver:
                 if strays:
                     await store.park(driver, strays, now_s)
                 await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
-        self._count(len(matched), len(strays), moved)
+        self._count([slip for slip, _ in matched], strays, moved)
 
     async def take_back(
         self, message_id: bytes, matched: list[tuple[store.Slip, store.Match]], answer: str | None
@@ -161,7 +161,7 @@ class Receiver:
         try:
             return await self._settle(driver, [one], now_s)
         except UNSTORABLE as error:
-            self._metrics.receipts[("", "failed")] += 1
+            self._metrics.receipts[(self._metrics.gateway_names.get(one[1].gateway_id, ""), "failed")] += 1
             log.error("parked receipt %d can't be stored: %s", one[0], type(error).__name__)
             return 0
 
@@ -185,7 +185,7 @@ class Receiver:
                 moved = await store.store(driver, [(s, m) for _, s, m in done], self._origins, now_s)
                 await store.forget(driver, [row_id for row_id, _, _ in done])
                 await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
-        self._count(len(done), 0, moved)
+        self._count([slip for _, slip, _ in done], [], moved)
         return len(done)
 
     async def _learn(
@@ -197,11 +197,14 @@ class Receiver:
         while len(self._origins) > ORIGINS_KEPT + len(matched):
             self._origins.popitem(last=False)
 
-    def _count(self, matched: int, strays: int, moved: Sequence[store.Moved]) -> None:
+    def _count(
+        self, matched: Sequence[store.Slip], strays: Sequence[store.Slip], moved: Sequence[store.Moved]
+    ) -> None:
         metrics = self._metrics
         self._watch.receipts(moved, metrics.gateway_names)
-        metrics.receipts[("", "matched")] += matched
-        metrics.receipts[("", "parked")] += strays
+        for result, slips in (("matched", matched), ("parked", strays)):
+            for gateway_id, n in Counter(slip.gateway_id for slip in slips).items():
+                metrics.receipts[(metrics.gateway_names.get(gateway_id, ""), result)] += n
         groups: dict[tuple[str, int, int, State], list[float]] = {}
         for m in moved:
             origin = m.origin

@@ -30,6 +30,7 @@ from app.store import dispatch, durability, parcels, timelines
 from app.store.batches import BatchState
 from app.store.webhooks import Publisher
 from dispatcher import rebuild
+from dispatcher.metrics import Metrics
 
 if TYPE_CHECKING:
     from tests.conftest import Engines
@@ -375,7 +376,7 @@ async def test_an_old_primary_that_is_still_there_gets_no_dispatcher(world: Worl
     assert not timelines.precedes("2/00000001", "1/00000002")
     async with world.database.driver() as driver:
         assert await timelines.in_order(driver)
-    assert not await rebuild.join(world.database, world.queue, 60, Publisher())
+    assert not await rebuild.join(world.database, world.queue, 60, Publisher(), Metrics())
 
 
 async def test_a_batch_in_flight_survives_a_failover_and_nobody_gets_it_twice(

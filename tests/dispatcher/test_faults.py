@@ -21,7 +21,7 @@ from app.domain.message import State
 from app.queue import lanes
 
 if TYPE_CHECKING:
-    from tests.dispatcher.conftest import MakeWorld, Smsc, World
+    from tests.dispatcher.conftest import Local, MakeWorld, Smsc, World
 
 WINDOW = 50
 
@@ -239,16 +239,22 @@ async def test_valkey_restarted_with_half_of_its_log(
     await valkey_round(world, until, fault)
 
 
+def epochs_built(*dispatchers: Local) -> int:
+    return sum(one.process.metrics.epochs_built for one in dispatchers)
+
+
 async def test_an_idle_dispatcher_joins_the_epoch_that_another_one_began(
     make_world: MakeWorld, smsc: Smsc, until: Callable
 ) -> None:
     world = await make_world(smsc, binds=2)
     first, second = await world.start(), await world.start()
+    built = epochs_built(first, second)
     await world.queue.client.flushall()
     await until(
         lambda: first.working and second.working
         and first.process.queue.epoch == second.process.queue.epoch > 1
     )  # fmt: skip
+    assert epochs_built(first, second) > built
     await world.accept(people(50))
     await world.until_final()
     await check_ends(world, unknown_at_most=0, reasons=set())

@@ -184,6 +184,7 @@ async def test_a_receipt_of_nobody_stays_parked(world: World, until: Callable) -
     (row,) = await world.fetch("SELECT receipt, next_at > now() AS later FROM parked_receipts")
     assert row["later"]
     assert msgspec.msgpack.decode(row["receipt"], type=Slip).gateway_message_id == "4711"
+    assert local.process.metrics.receipts == {("smsc", "parked"): 1}
 
 
 async def test_several_candidates_are_no_match(world: World, until: Callable) -> None:
@@ -232,7 +233,7 @@ async def test_a_parked_receipt_that_cannot_be_read_or_stored_holds_back_no_othe
     await world.smsc.change(lost=1.0)
     (one,) = await world.accept(["+14152000001"])
     await world.until_state(one, State.submitted)
-    (name,) = [row[0] for row in await world.fetch("SELECT gateway_message_id FROM outcomes")]
+    name = await world.value("SELECT gateway_message_id FROM outcomes WHERE gateway_message_id IS NOT NULL")
     check = to_check("+14152000001")
 
     def slip(name: str, *, check: int = check, done_at: float | None = None) -> bytes:
