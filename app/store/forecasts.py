@@ -7,9 +7,14 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from app.store.batches import BatchState
+
 
 class Backlog(msgspec.Struct, frozen=True):
-    """One lane of a batch: `own` messages of it are queued, `ahead` with all that may go before its last one."""
+    """One lane of a batch: `own` messages of it are queued, `ahead` with all that may go before its last one.
+
+    Other batches that are paused, loading or cancelled are not ahead.
+    """
 
     region: str
     category: int
@@ -33,7 +38,8 @@ WITH mine AS (
 )
 SELECT m.lane, m.own, m.due, (
     SELECT coalesce(sum(p.n), 0) FROM parcels p
-    WHERE p.lane = m.lane AND (p.batch_id = $1 OR (p.priority <= m.priority AND p.due_at <= now()))
+    WHERE p.lane = m.lane AND (p.batch_id = $1 OR (p.priority <= m.priority AND p.due_at <= now()
+        AND NOT EXISTS (SELECT FROM batches b WHERE b.id = p.batch_id AND b.state <> $2)))
 ) AS ahead
 FROM mine m ORDER BY m.lane
 """
@@ -42,7 +48,7 @@ FROM mine m ORDER BY m.lane
 async def backlogs(driver: asyncpg.Connection, batch_id: UUID) -> list[Backlog]:
     """The lanes in which something of the batch is queued."""
     found = []
-    for row in await driver.fetch(_BACKLOGS, batch_id):
+    for row in await driver.fetch(_BACKLOGS, batch_id, BatchState.running):
         region, _, category = row["lane"].rpartition(":")
         found.append(Backlog(region, int(category), int(row["own"]), int(row["ahead"]), float(row["due"])))
     return found
