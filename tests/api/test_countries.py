@@ -6,6 +6,7 @@ import asyncio
 import time
 from datetime import UTC, datetime
 from importlib.resources import files
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,7 @@ async def test_a_contacts_zone_is_kept_and_a_wrong_one_refused(api):
 
 async def test_a_batch_has_a_forecast_from_backlog_rate_and_hours(api):
     """Nobody dispatches here: what is accepted stays queued."""
+    batch: dict[str, Any] = {}
     for n, rate in enumerate((1, 2, 2)):
         if n == 2:  # one that doesn't run is ahead of nobody
             assert (await api.post(f"{batch['url']}/pause")).status == 200
