@@ -143,7 +143,7 @@ class Receiver:
                 if answer is not None:
                     await recalls.answered(driver, message_id, answer)
                 await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
-        self._count(0, 0, moved)
+        self._count([], [], moved)
 
     async def retry_parked(self, limit: int = 500) -> int:
         """Try parked receipts again, also against open `unknown` attempts; gives how many found theirs."""
