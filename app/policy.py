@@ -7,7 +7,7 @@ verdict with a trace of (check, rule, version, verdict); a check that was not re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -18,7 +18,7 @@ from app.domain import ids, template
 from app.domain.contacts import NO_RULES, TenantRules, brand_scope, campaign_of, content_of
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Pack, Parcel
-from app.domain.quiet import DAY_S
+from app.domain.quiet import DAY_S, Hours
 from app.domain.recipient import hash_of
 from app.queue.connection import Queue
 from app.queue.rules import (
@@ -200,6 +200,50 @@ class Desk:
             else:
                 decision.waits.append(Waits(entries, until, "quiet_hours"))
                 decision.traces.append((indexes, (*base, *steps), until))
+
+    def window(
+        self, pack: Pack, now_s: float, memo: dict[Hashable, tuple[float, float, tuple[Step, ...]] | None]
+    ) -> tuple[float, float, tuple[Step, ...]] | None:
+        """(until when, from when again, why) texts of a pack that is open now may go: the last of its recipients'
+        closings, the first of their openings after it. None: one of them is closed now, or none ever closes.
+
+        `memo` is for the packs that are asked about at the same time.
+        """
+        terms = self._terms.get(pack.tenant_id)
+        own = terms.own_hours(pack.country) if terms is not None else None
+        lead_s = self._leads.get(pack.region, LEAD_S)
+        shuts, opens = 0.0, math.inf
+        why: tuple[Step, ...] = ()
+        for entry in pack.entries:
+            jurisdiction = self.packs.jurisdiction(entry.to, pack.country, entry.zone)
+            key = (jurisdiction, pack.tenant_id if own is not None else 0, lead_s)
+            if key not in memo:
+                memo[key] = self._shift(jurisdiction, own, lead_s, now_s)
+            found = memo[key]
+            if found is None:
+                return None
+            if found[0] > shuts:
+                shuts, why = found[0], found[2]
+            opens = min(opens, found[1])
+        return (shuts, opens, why) if opens < math.inf else None
+
+    def _shift(
+        self, jurisdiction: Jurisdiction, own: OwnHours | None, lead_s: int, now_s: float
+    ) -> tuple[float, float, tuple[Step, ...]] | None:
+        """Until when marketing may go there and from when again; None: it may not now, or always may."""
+        rule, widen = (own.rule, own.widen) if own is not None else (None, False)
+
+        def hours(at: float) -> Hours:
+            return self.packs.hours(
+                jurisdiction, Category.marketing, at, widen=widen, lead_s=lead_s, own=rule
+            )
+
+        now = hours(now_s)
+        if not now.open or now.until == math.inf:
+            return None
+        then = hours(now.until)
+        step: Step = ("deadline", now.rule, now.version, "hold")
+        return None if then.open else (now.until, then.until, (step,))
 
     def _verdict(
         self, key: tuple[Jurisdiction, int, int, int], own: OwnHours | None, now_s: float

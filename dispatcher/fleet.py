@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -198,6 +199,25 @@ class Fleet:
                 if not usual or route.strategy != "preference":
                     found.update(route.gateways)
         return found
+
+    def most_rate(self, region: str, category: int) -> float:
+        """What a lane can get at most, in segments a second: of its region and of all gateways that a route may lead
+        it to. `inf`: no bound is set."""
+        rates = [self._rates.get(f"region:{region}", math.inf)]
+        names = {
+            name
+            for route in self.config.routes
+            if route.category in (None, category)
+            and (route.to in ("*", region, region[:2]) or route.to[0] == "+")
+            for name in route.gateways
+        }
+        if names:
+            rates.append(sum(self._rates.get(f"gateway:{name}", math.inf) for name in names))
+        return min(rates)
+
+    def sender_rate(self, tenant_id: int, sender: str) -> float:
+        """A sender's own rate; `inf`: it has none."""
+        return self._rates.get(f"sender:{tenant_id}:{sender}", math.inf)
 
     def _plan_of_lane(self, region: str, category: int) -> Plan:
         return self.table.plan(Asked(0, category, "", region, region[:2]))

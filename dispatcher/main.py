@@ -34,6 +34,7 @@ from app.store import dispatch, durability, epochs, receipts, timelines
 from app.store.engine import AWAY, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound, rebuild, webhooks
+from dispatcher.deadlines import Deadlines
 from dispatcher.fleet import Fleet
 from dispatcher.health import FLUSH_S, Watch
 from dispatcher.metrics import Metrics
@@ -160,6 +161,7 @@ class Process:
             horizon_s=receipts.HORIZON_S,
             on_dead=self._binds_freed.set,
             longest_cap_s=self.packs.longest_cap_s(),
+            deadlines=Deadlines(database, queue, self.dispatcher.desk, self.fleet, metrics),
         )
         work = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
         work.add_done_callback(self._ended)

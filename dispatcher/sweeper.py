@@ -40,6 +40,7 @@ from app.store import (
 from app.store.engine import AWAY, UNSTORABLE, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound, liveness
+from dispatcher.deadlines import Deadlines
 from dispatcher.metrics import Metrics
 from dispatcher.receipts import Receiver
 from gateways import cleaning
@@ -76,6 +77,7 @@ class Sweeper:
         horizon_s: float,
         on_dead: Callable[[], None] = lambda: None,
         longest_cap_s: int = 31 * 86_400,
+        deadlines: Deadlines | None = None,
     ) -> None:
         """`lease_id` is our own; `on_dead` is called when another one was declared dead; `longest_cap_s` is how far
         the countries' frequency caps look back."""
@@ -86,6 +88,7 @@ class Sweeper:
         self._publisher = publisher
         self._horizon_s = horizon_s
         self._longest_cap_s = longest_cap_s
+        self._deadlines = deadlines
         self._last: dict[str, float] = {}
         self._watch = liveness.Watch(lease_id)
         self._on_dead = on_dead
@@ -102,6 +105,7 @@ class Sweeper:
             ("offer", 5.0, self._offer_missing),
             ("accounting", 10.0, self._account),
             ("census", 5.0, self._take_census),
+            ("deadlines", 10.0, self._defer),
             ("erasures", 10.0, self._erase),
             ("unconfirmed", 60.0, self._unconfirmed),
             ("housekeeping", 3600.0, self._keep_house),
@@ -307,6 +311,11 @@ class Sweeper:
         self._metrics.gauges["census_timestamp_seconds"] = time.time()
         if any(found.differences.values()):
             log.error("the books don't balance: %s", found.differences)
+
+    async def _defer(self) -> None:
+        """A turn is bounded: what is left comes right after the other duties."""
+        if self._deadlines is not None and await self._deadlines.turn():
+            self._last.pop("deadlines", None)
 
     async def _unconfirmed(self) -> None:
         """What came past the horizon since the last time; once a day everything, for what was in doubt then."""

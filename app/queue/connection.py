@@ -25,6 +25,7 @@ SCRIPTS = (
     "check",
     "uncount",
     "remember",
+    "withdraw",
 )
 SOCKET_TIMEOUT_S = 5
 Unavailable = RedisError

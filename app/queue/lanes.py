@@ -224,6 +224,78 @@ async def forget(queue: Queue, items: Iterable[tuple[str, bytes]]) -> None:
     await queue.execute(pipe)
 
 
+# What stands behind what
+
+
+class Pile(msgspec.Struct, gc=False):
+    """A subqueue as it waits. `ahead`: segments before each of its first parcels; `known`: of all that were looked at,
+    which may be less than wait."""
+
+    name: str
+    length: int
+    ahead: list[int]
+    known: int
+
+    @property
+    def priority(self) -> int:
+        """Lower goes first."""
+        return int(self.name.partition("/")[0])
+
+
+async def subqueues(queue: Queue, lane: str, most: int) -> list[str]:
+    """Those of the lane that have something, resting ones too."""
+    pipe = queue.client.pipeline(transaction=False)
+    pipe.zrange(_lane_key(queue, lane, "ring"), 0, most - 1)
+    pipe.zrange(_lane_key(queue, lane, "blocked"), 0, most - 1)
+    ring, blocked = await queue.execute(pipe)
+    return [one.decode() for one in dict.fromkeys([*ring, *blocked])][:most]
+
+
+async def tail(queue: Queue, lane: str, sub: str, most: int) -> tuple[int, list[Parcel]]:
+    """How many parcels wait in a subqueue, and the last ones, from the last on, as far as each is there."""
+    key = _lane_key(queue, lane, "q:") + sub
+    pipe = queue.client.pipeline(transaction=True)
+    pipe.llen(key)
+    pipe.lrange(key, -most, -1)
+    length, found = await queue.execute(pipe)
+    if not found:
+        return length, []
+    found.reverse()
+    payloads: Any = await queue.client.hmget(_lane_key(queue, lane, "payloads"), found)
+    parcels = []
+    for payload in payloads:
+        if payload is None:
+            break
+        parcels.append(decode_parcel(payload))
+    return length, parcels
+
+
+async def pile(queue: Queue, lane: str, sub: str, worth: float, most: int) -> Pile:
+    """A subqueue's parcels from its head on, until they are worth so many segments, or so many were looked at."""
+    key = _lane_key(queue, lane, "q:") + sub
+    length: Any = await queue.client.llen(key)
+    ahead: list[int] = []
+    total = 0
+    while len(ahead) < min(length, most) and total <= worth:
+        found: Any = await queue.client.lrange(key, len(ahead), len(ahead) + OFFER_LIMIT - 1)
+        if not found:
+            break
+        metas: Any = await queue.client.hmget(_lane_key(queue, lane, "meta"), found)
+        for meta in metas:
+            ahead.append(total)
+            total += 0 if meta is None else int(meta.split(b" ", 2)[1])
+    return Pile(sub, length, ahead, total)
+
+
+async def withdraw(queue: Queue, lane: str, sub: str, parcel_ids: Sequence[bytes]) -> int:
+    """Take these off the tail, the last one first, as far as they still are the last ones; gives how many were.
+
+    PostgreSQL has them still: whoever does nothing more has only made them wait for the next look for missing ones.
+    """
+    keys = [*_keys(queue, lane, "payloads", "meta", "claimed"), _lane_key(queue, lane, "q:") + sub]
+    return int(await queue.script("withdraw", keys, list(parcel_ids)))
+
+
 # What an epoch that is over still tells
 
 

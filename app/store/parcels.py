@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import asyncpg
 import msgspec
 
-from app.domain.pack import Parcel, Rest, decode_pack, indexes_of, narrowed
+from app.domain.pack import Parcel, Rest, bitmap, decode_pack, indexes_of, narrowed
 from app.store.intake import as_uuid, at
 
 PAGE = 500
@@ -89,3 +89,50 @@ async def open_by_id(driver: asyncpg.Connection, parcel_ids: Sequence[bytes]) ->
     """These parcels, those that are open."""
     rows = await driver.fetch(_OPEN_BY_ID, [as_uuid(one) for one in parcel_ids])
     return [parcel_of(row) for row in rows]
+
+
+_DEFER = """
+WITH open AS (
+    SELECT p.id, u.due FROM parcels p JOIN unnest($1::uuid[], $2::int[], $3::timestamptz[]) u(id, generation, due)
+        ON p.id = u.id AND p.generation = u.generation
+    WHERE p.lease_id IS NULL AND p.n > 0 AND volley_in_order()
+    ORDER BY p.id FOR UPDATE OF p SKIP LOCKED
+)
+UPDATE parcels p SET due_at = open.due, generation = p.generation + 1, reason = $4
+FROM open WHERE p.id = open.id RETURNING p.id, p.pack_id, p.attempt, p.members, p.due_at
+"""
+_DEFERRED = """
+INSERT INTO decisions (pack_id, members, attempt, trace_id, at, until)
+SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::smallint[], $4::bigint[], $5::timestamptz[], $6::timestamptz[])
+"""
+
+
+class Deferral(msgspec.Struct, frozen=True):
+    """A parcel that is to wait until `due_s` (Unix), and the trace that says why."""
+
+    parcel: Parcel
+    due_s: float
+    trace_id: int
+
+
+async def defer(
+    driver: asyncpg.Connection, deferrals: Sequence[Deferral], reason: str, now_s: float
+) -> set[bytes]:
+    """Put open parcels off, each in a new generation, so that no copy of them counts; gives those that were."""
+    by_id = {one.parcel.id: one for one in deferrals}
+    async with driver.transaction():
+        rows = await driver.fetch(
+            _DEFER,
+            [as_uuid(one.parcel.id) for one in deferrals],
+            [one.parcel.generation for one in deferrals],
+            [at(one.due_s) for one in deferrals],
+            reason,
+        )
+        told = []
+        for row in rows:
+            one = by_id[row["id"].bytes]
+            members = row["members"] or bitmap(entry.index for entry in one.parcel.pack.entries)
+            told.append((row["pack_id"], members, row["attempt"], one.trace_id, at(now_s), row["due_at"]))
+        if told:
+            await driver.execute(_DEFERRED, *(list(column) for column in zip(*told, strict=True)))
+    return {row["id"].bytes for row in rows}
