@@ -102,8 +102,6 @@ class Request:
 
     async def body(self, limit: int) -> bytes:
         """The whole body."""
-        if self.headers.content_encoding not in (None, b"identity"):
-            raise Problem(415, "unsupported_media_type", "send the body without a content encoding")
         parts = []
         async for chunk in self.chunks(limit):
             self.hold(len(chunk))
@@ -189,6 +187,8 @@ class Application(FastAPI):
                 caller = await context.authenticator.authenticate(headers.authorization)
                 holder = caller.key_id
                 scope["volley.caller"] = caller
+                if headers.announces_body:
+                    _refuse_encoded(headers)
             self._slots.take(holder, public=public is not None)
         except Exception as error:
             return await _answered(_answer(problem_of(error)), paced, send)
@@ -213,6 +213,12 @@ class Application(FastAPI):
 
         await super().__call__(scope, bounded(receive, scope), watched)
         return status
+
+
+def _refuse_encoded(headers: Headers) -> None:
+    """415: what unpacks to a thousand times its size is not bounded by a limit on what comes in."""
+    if headers.content_encoding not in (None, b"identity"):
+        raise Problem(415, "unsupported_media_type", "send the body without a content encoding")
 
 
 async def _served(hot: Hot, request: Request, context: Context) -> Answer:

@@ -33,7 +33,8 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
-from app.api.auth import Required, caller_from
+from app.api import openapi
+from app.api.auth import Required, Scope, caller_from
 from app.api.problems import Problem
 from app.store import idempotency
 from app.store.engine import Database
@@ -103,9 +104,17 @@ def replayed(status: int, stored: StoredAnswer) -> Response:
 class IdempotentRoute(APIRoute):
     """A FastAPI route whose POST honours `Idempotency-Key`. See the head of this file."""
 
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        for scope in self._scopes():
+            self.openapi_extra = {**(self.openapi_extra or {}), openapi.SCOPE: scope}
+
+    def _scopes(self) -> list[Scope]:
+        return [d.call.scope for d in self.dependant.dependencies if isinstance(d.call, Required)]
+
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
-        required = [d.call for d in self.dependant.dependencies if isinstance(d.call, Required)]
+        scopes = self._scopes()
 
         async def idempotent(request: Request) -> Response:
             raw = request.headers.get(HEADER)
@@ -114,8 +123,8 @@ class IdempotentRoute(APIRoute):
             key = checked_key(raw)
             assert key is not None
             caller = await caller_from(request)
-            for one in required:
-                caller.demand(one.scope)
+            for scope in scopes:
+                caller.demand(scope)
             slot = Slot(caller.tenant_id, f"POST {request.url.path}", key)
             return await self._once(request.app.state.context.database, slot, handle, request)
 

@@ -27,6 +27,7 @@ _TEXTS = {
     500: "An unexpected error.",
     503: "Not now; see Retry-After.",
 }
+SCOPE = "x-scope"  # in a route's `openapi_extra`: what its key needs
 _ALWAYS = (400, 401, 403, 422, 500, 503)
 
 
@@ -72,7 +73,7 @@ def _hot(
         "summary": summary,
         "description": description,
         "operationId": summary.lower().replace(" ", "_"),
-        "security": [{"key": []}],
+        "security": [{"key": ["send"]}],
         "parameters": [_KEY_HEADER, *extra],
         "requestBody": {"required": True, "content": body},
         "responses": {str(status): one for status, one in answers(202, answer, 409, 413, 415).items()},
@@ -186,12 +187,14 @@ def _as_problems(document: dict[str, Any]) -> None:
             if name not in ("get", "post", "put", "patch", "delete") or "responses" not in operation:
                 continue
             found = operation["responses"]
+            if scope := operation.pop(SCOPE, None):  # as the role of its requirement (OpenAPI 3.1, 4.8.30)
+                operation["security"] = [{"key": [scope]}]
             secured = bool(operation.get("security"))
             wanted = {"500", "503", *(("401", "403") if secured else ())}
             if "422" in found or operation.get("parameters") or operation.get("requestBody"):
                 wanted |= {"400", "422"}
             if operation.get("requestBody"):
-                wanted.add("413")
+                wanted |= {"413", "415"} if secured else {"413"}
             if name == "post" and secured:
                 wanted.add("409")
                 _declare_key(operation)

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from starlette.responses import Response
 
 from app.api.auth import Caller, require
+from app.api.idempotency import IdempotentRoute
 from app.api.problems import field_problem
 from app.api.reading import context_of, json
 from app.domain.message import Category, State
@@ -22,7 +23,7 @@ from app.store import reports
 DEFAULT_SPAN = timedelta(days=1)
 MAX_SPAN = timedelta(days=400)
 
-router = APIRouter(tags=["reports"])
+router = APIRouter(tags=["reports"], route_class=IdempotentRoute)
 
 
 class ReportQuery(BaseModel):

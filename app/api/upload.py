@@ -62,8 +62,6 @@ async def post_upload(request: Request, context: Context) -> Answer:
     media = (request.headers.content_type or b"").partition(b";")[0].strip().lower()
     if media not in CSV and media not in NDJSON:
         raise Problem(415, "unsupported_media_type", "send text/csv or application/x-ndjson")
-    if request.headers.content_encoding not in (None, b"identity"):
-        raise Problem(415, "unsupported_media_type", "send the file without a content encoding")
     asked, query = _terms(request.query)
     if context.metrics.uploads >= limits.MAX_UPLOADS:
         raise Problem(503, "overloaded", "too many uploads are under way")
