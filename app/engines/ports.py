@@ -32,6 +32,11 @@ def _why_taken(port: int, host: str) -> str | None:
     return None
 
 
+def why_not_here(host: str) -> str | None:
+    """None when servers could listen on `host`, otherwise the reason in words."""
+    return _why_taken(0, host)
+
+
 def free(preferred: int = 0) -> int:
     """`preferred` where it is free, otherwise a port that the system picks."""
     if preferred and why_taken(preferred) is None:

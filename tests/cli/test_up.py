@@ -248,6 +248,13 @@ def test_a_crashed_part_comes_back(running: Up, words: str, title: str):
     assert running.get("/healthz") == 200
 
 
+@pytest.mark.parametrize("name", ["VOLLEY_HOST", "VOLLEY_DISPATCHER_HOST"])
+def test_a_host_of_elsewhere_stops_the_start(engines_folder: Path, name: str):
+    done = Up(engines_folder / "elsewhere").command("up", **{name: "192.0.2.1"})
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"volley: {name}: '192.0.2.1' is no address of this machine: ")
+
+
 @pytest.mark.parametrize("name", ["VOLLEY_PORT", "VOLLEY_SANDBOX_PORT", "VOLLEY_DISPATCHER_PORT"])
 def test_a_taken_port_stops_the_start(engines_folder: Path, name: str):
     with socket.create_server(("127.0.0.1", 0)) as taken:
