@@ -24,7 +24,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from gateways import cleaning
-from gateways.base import Inbound, Receipt, Sink
+from gateways.base import Receipt, Sink
 from gateways.smpp import pdu
 from gateways.smpp.reassembly import Complete, Reassembler
 from gateways.smpp.receipts import ReceiptReader, is_receipt
@@ -63,9 +63,13 @@ class _Batcher(Generic[Item]):
     """One call of the sink at a time; what comes meanwhile is the next batch."""
 
     def __init__(
-        self, deliver: Callable[[Sequence[Item]], Awaitable[None]], counters: IntakeCounters
+        self,
+        deliver: Callable[[Sequence[Item]], Awaitable[None]],
+        counters: IntakeCounters,
+        failed: Callable[[Sequence[Item]], None] = lambda _: None,
     ) -> None:
         self._deliver = deliver
+        self._failed = failed
         self._counters = counters
         self._waiting: list[tuple[Item, Sequence[Delivery]]] = []
         self._task: asyncio.Task[None] | None = None
@@ -92,6 +96,7 @@ class _Batcher(Generic[Item]):
                     status = pdu.ESME_RX_T_APPN
                     self._counters.failed_batches += 1
                     _log.warning("a batch of %d was not stored: %s", len(batch), type(error).__name__)
+                    self._failed([item for item, _ in batch])
                 answer([delivery for _, deliveries in batch for delivery in deliveries], status)
         finally:
             self._task = None
@@ -117,14 +122,20 @@ class Intake:
         async def receipts(batch: Sequence[Receipt]) -> None:
             await sink.receipts(name, batch)
 
-        async def inbound(batch: Sequence[Inbound]) -> None:
-            await sink.inbound(name, batch)
+        async def inbound(batch: Sequence[Complete]) -> None:
+            await sink.inbound(name, [cleaning.inbound(text.inbound) for text in batch if text.inbound])
+
+        def take_back(batch: Sequence[Complete]) -> None:
+            for text in batch:
+                reassembler.take_back(text, self._now)
 
         self._receipts = _Batcher[Receipt](receipts, self.counters)
-        self._inbound = _Batcher[Inbound](inbound, self.counters)
+        self._inbound = _Batcher[Complete](inbound, self.counters, take_back)
+        self._now = 0.0
 
     def add(self, source: Source, messages: Sequence[tuple[int, int, pdu.Message]], now: float) -> None:
         """The deliveries of one read."""
+        self._now = now
         source.unanswered += len(messages)
         unreadable: list[Delivery] = []
         for sequence, command, message in messages:
@@ -147,7 +158,8 @@ class Intake:
 
     def tick(self, now: float) -> None:
         """Give up on parts that did not come; acknowledge those that have waited long enough."""
-        if len(self._reassembler):
+        self._now = now
+        if not self._reassembler.idle:
             answer(self._reassembler.release(now - HOLD_PART_S), pdu.ESME_ROK)
             self._add_texts(self._reassembler.overdue(now))
             self._start()
@@ -161,8 +173,11 @@ class Intake:
 
     def _add_texts(self, completed: Sequence[Complete]) -> None:
         for text in completed:
+            if text.inbound is None:
+                answer(text.deliveries, pdu.ESME_ROK)
+                continue
             self.counters.inbound += 1
-            self._inbound.add(cleaning.inbound(text.inbound), text.deliveries)
+            self._inbound.add(text, text.deliveries)
 
     def _start(self) -> None:
         self._receipts.start()

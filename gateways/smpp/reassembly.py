@@ -6,6 +6,7 @@ Guarantees:
   often one was repeated;
 * nothing waits for ever: after `limit_s` what came is given out, with `…` for each missing
   part, so that the STOP at the end of a text whose first part was lost is still obeyed;
+* a text that could not be stored (`take_back`) is whole again with the next of its parts, or at the limit;
 * memory is bounded: past `MAX_INCOMPLETE` texts the oldest is given out as it stands.
 
 Pure: monotonic seconds come in as an argument.
@@ -49,11 +50,17 @@ class Concatenation(msgspec.Struct, frozen=True, gc=False):
     index: int
 
 
-class Complete(msgspec.Struct, frozen=True, gc=False):
-    """A text, and the deliveries that it was made of: whatever `add` was given with each part."""
+_Key = tuple[bytes, bytes, int, int]
 
-    inbound: Inbound
+
+class Complete(msgspec.Struct, frozen=True, gc=False):
+    """A text, and the deliveries that it was made of: whatever `add` was given with each part. Without `inbound` they
+    repeat parts of a text that was given out. `key` and `made_of` are for `take_back`."""
+
+    inbound: Inbound | None
     deliveries: list[Any]
+    key: _Key | None = None
+    made_of: _Incomplete | None = None
 
 
 class _Incomplete(msgspec.Struct, gc=False):
@@ -154,10 +161,17 @@ class Reassembler:
         self._alphabet = alphabet
         self._limit_s = limit_s
         # In the order in which their first parts came: the first is the next to be given up.
-        self._incomplete: dict[tuple[bytes, bytes, int, int], _Incomplete] = {}
+        self._incomplete: dict[_Key, _Incomplete] = {}
+        # Whole texts that were given out, oldest first: what repeats one of their parts is no text of its own.
+        self._given_out: dict[_Key, _Incomplete] = {}
 
     def __len__(self) -> int:
         return len(self._incomplete)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits for a time limit."""
+        return not self._incomplete and not self._given_out
 
     def add(self, message: pdu.Message, delivery: Any, now: float) -> list[Complete]:
         """The texts that this part completes or pushes out; mostly none or one."""
@@ -168,6 +182,9 @@ class Reassembler:
         key = (message.source, message.destination, found.reference, found.total)
         completed = []
         waiting = self._incomplete.get(key)
+        known = self._given_out.get(key)
+        if waiting is None and known is not None and known.parts.get(found.index) == part:
+            return [Complete(None, [delivery])]
         if waiting is not None and waiting.parts.get(found.index, part) != part:
             # Another text under the same reference: phones count only to 255.
             completed.append(self._take(key))
@@ -177,6 +194,11 @@ class Reassembler:
         waiting.parts[found.index] = part
         waiting.deliveries.append(delivery)
         if len(waiting.parts) == waiting.total:
+            self._given_out.pop(key, None)
+            self._given_out[key] = waiting
+            waiting.since = now
+            if len(self._given_out) > MAX_INCOMPLETE:
+                del self._given_out[next(iter(self._given_out))]
             completed.append(self._take(key))
         elif len(self._incomplete) > MAX_INCOMPLETE:
             completed.append(self._take(next(iter(self._incomplete))))
@@ -184,6 +206,11 @@ class Reassembler:
 
     def overdue(self, now: float) -> list[Complete]:
         """Texts whose missing parts did not come in time."""
+        while self._given_out:
+            key, given_out = next(iter(self._given_out.items()))
+            if now - given_out.since < self._limit_s:
+                break
+            del self._given_out[key]
         given_up = []
         while self._incomplete:
             key, waiting = next(iter(self._incomplete.items()))
@@ -195,6 +222,14 @@ class Reassembler:
     def flush(self) -> list[Complete]:
         """Everything that is incomplete, as it stands: the gateway is closing."""
         return [self._take(key) for key in list(self._incomplete)]
+
+    def take_back(self, text: Complete, now: float) -> None:
+        """It could not be stored, and those of its parts that are not acknowledged will come again."""
+        if text.key is None or text.made_of is None:
+            return
+        self._given_out.pop(text.key, None)
+        text.made_of.since, text.made_of.deliveries = now, []
+        self._incomplete.setdefault(text.key, text.made_of)
 
     def release(self, older_than: float) -> list[Any]:
         """Deliveries of incomplete texts that came before `older_than`, each once.
@@ -209,9 +244,10 @@ class Reassembler:
             waiting.deliveries = []
         return released
 
-    def _take(self, key: tuple[bytes, bytes, int, int]) -> Complete:
+    def _take(self, key: _Key) -> Complete:
         waiting = self._incomplete.pop(key)
-        return _complete(waiting.first, _join(waiting), waiting.deliveries)
+        whole = _complete(waiting.first, _join(waiting), waiting.deliveries)
+        return Complete(whole.inbound, whole.deliveries, key, waiting)
 
 
 def _join(waiting: _Incomplete) -> str:

@@ -197,3 +197,26 @@ def test_whatever_comes_each_delivery_is_given_out_once(arriving):
     for whole in reassembler.flush():
         out += whole.deliveries
     assert sorted(out) == list(range(len(arriving)))
+
+
+def test_a_part_that_comes_again_after_its_text_is_no_text_of_its_own():
+    reassembler, parts = Reassembler("gsm7", 60), parts_of("a" * 200 + " STOP")
+    seen = [reassembler.add(one, place, 0.0) for place, one in enumerate([*parts, *parts])]
+    assert [texts(each) for each in seen[:2]] == [[], ["a" * 200 + " STOP"]]
+    assert [(each.inbound, each.deliveries) for each in (*seen[2], *seen[3])] == [(None, [2]), (None, [3])]
+    assert reassembler.overdue(59.0) == []
+    assert reassembler.overdue(61.0) == []
+    assert reassembler.idle
+    assert reassembler.add(parts[1], 4, 61.0) == [], "so late it is of another text"
+
+
+def test_a_text_that_could_not_be_stored_is_whole_again_with_any_of_its_parts():
+    reassembler, (first, last) = Reassembler("gsm7", 60), parts_of("b" * 200 + " STOP")
+    reassembler.add(first, "acknowledged", 0.0)
+    assert reassembler.release(1.0) == ["acknowledged"]
+    (whole,) = reassembler.add(last, "refused", 3.0)
+    reassembler.take_back(whole, 3.0)
+    (again,) = reassembler.add(last, "again", 4.0)
+    assert (texts([again]), again.deliveries) == (texts([whole]), ["again"])
+    reassembler.take_back(again, 5.0)
+    assert texts(reassembler.overdue(66.0)) == texts([whole]), "nobody sent it again"
