@@ -93,28 +93,6 @@ async def suppress(
         return await suppress_within(driver, queue, owner, stops, source=source, actor=actor, now_s=now_s)
 
 
-async def suppress_blocked(
-    database: Database,
-    queue: Queue,
-    tenant_id: int,
-    blocked: Sequence[tuple[bytes, str, str, Mapping[str, Any]]],
-    *,
-    now_s: float,
-) -> int:
-    """(recipient, sender, number, evidence) whom a carrier refused: they opted out there; gives how many are new."""
-    rows = [
-        (recipient, sender, e164, "carrier_opted_out", dict(of)) for recipient, sender, e164, of in blocked
-    ]
-    async with database.driver() as driver, driver.transaction():
-        await book.lock_for_change(driver, [tenant_id])
-        fresh = await book.suppress(
-            driver, tenant_id, rows, source=book.CARRIER, actor=book.CARRIER, at=_time(now_s)
-        )
-        members = [fast.member(row[0], row[1]) for row in rows]
-        await _write(driver, queue, lambda current: fast.suppress(current, tenant_id, members))
-    return fresh
-
-
 async def release(
     database: Database,
     queue: Queue,
@@ -191,6 +169,39 @@ async def suppress_within(
     members = [fast.member(row[0], row[1]) for row in rows]
     await _write(driver, queue, lambda current: fast.suppress(current, owner.tenant_id, members))
     return fresh
+
+
+class Blocked(msgspec.Struct, frozen=True):
+    """A person whom a carrier refuses since they opted out there: of a text by `sender`."""
+
+    tenant_id: int
+    recipient: bytes
+    sender: str
+    e164: str
+    evidence: Mapping[str, Any]
+
+
+async def suppress_blocked_within(
+    driver: asyncpg.Connection, queue: Queue, blocked: Sequence[Blocked], *, now_s: float
+) -> int:
+    """Whom a carrier refuses we don't ask it to text again; in the caller's transaction. Gives how many are new."""
+    by_tenant: dict[int, list[Blocked]] = defaultdict(list)
+    for one in blocked:
+        by_tenant[one.tenant_id].append(one)
+    await book.lock_for_change(driver, list(by_tenant))
+    fresh = 0
+    for tenant_id, of_tenant in sorted(by_tenant.items()):
+        rows = [(o.recipient, o.sender, o.e164, "carrier_opted_out", dict(o.evidence)) for o in of_tenant]
+        fresh += await book.suppress(
+            driver, tenant_id, rows, source=book.CARRIER, actor=book.CARRIER, at=_time(now_s)
+        )
+        members = [fast.member(one.recipient, one.sender) for one in of_tenant]
+        await _write(driver, queue, partial(_suppress, tenant_id, members))
+    return fresh
+
+
+async def _suppress(tenant_id: int, members: Sequence[bytes], current: Queue) -> None:
+    await fast.suppress(current, tenant_id, members)
 
 
 async def suppress_hashed_within(

@@ -135,7 +135,7 @@ class Process:
         self.watch = Watch(queue)
         self.fleet = Fleet(database, self.hub, self.lease_id, self.watch)
         self.receiver = Receiver(
-            database, self.recorder, metrics, publisher, self.watch, siblings=self.fleet.siblings
+            database, queue, self.recorder, metrics, publisher, self.watch, siblings=self.fleet.siblings
         )
         self.dispatcher = Dispatcher(
             database, queue, self.lease_id, Desk(self.packs), self.fleet, self.recorder, metrics, publisher

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 
 import asyncpg
 
+from app import rules
 from app.domain import ids
 from app.domain.message import Category, State
 from app.domain.recipient import to_check
+from app.queue.connection import Queue
 from app.store import recalls
 from app.store import receipts as store
 from app.store.engine import UNSTORABLE, Database
@@ -40,6 +42,7 @@ class Receiver:
     def __init__(
         self,
         database: Database,
+        queue: Queue,
         recorder: Recorder,
         metrics: Metrics,
         publisher: Publisher,
@@ -51,6 +54,7 @@ class Receiver:
         """`siblings` says by which gateways a receipt's attempt may have left: those of the same account."""
         self._siblings = siblings
         self._database = database
+        self._queue = queue
         self._recorder = recorder
         self._metrics = metrics
         self._publisher = publisher
@@ -75,6 +79,7 @@ class Receiver:
                 to_check(r.to) if r.to else None,
                 now_s,
                 r.whole,
+                r.opted_out,
             )
             for r in batch
         ]
@@ -127,6 +132,7 @@ class Receiver:
                 if strays:
                     await store.park(driver, strays, now_s)
                 await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
+                await self._suppress(driver, matched, now_s)
         self._count([slip for slip, _ in matched], strays, moved)
 
     async def take_back(
@@ -185,8 +191,26 @@ class Receiver:
                 moved = await store.store(driver, [(s, m) for _, s, m in done], self._origins, now_s)
                 await store.forget(driver, [row_id for row_id, _, _ in done])
                 await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
+                await self._suppress(driver, [(s, m) for _, s, m in done], now_s)
         self._count([slip for _, slip, _ in done], [], moved)
         return len(done)
+
+    async def _suppress(
+        self, driver: asyncpg.Connection, matched: Sequence[tuple[store.Slip, store.Match]], now_s: float
+    ) -> None:
+        """A person who had said stop to the carrier, as its receipt tells, is not texted again."""
+        told = {match.message_id: slip for slip, match in matched if slip.opted_out}
+        if not told:
+            return
+        people = await store.people_of(driver, list(told))
+        blocked = [
+            rules.Blocked(
+                pack.tenant_id, entry.recipient, pack.sender, entry.to,
+                {"message_id": ids.text(message_id), "raw": told[message_id].raw, "error": told[message_id].error},
+            )
+            for message_id, pack, entry in people
+        ]  # fmt: skip
+        await rules.suppress_blocked_within(driver, self._queue, blocked, now_s=now_s)
 
     async def _learn(
         self, driver: asyncpg.Connection, matched: Sequence[tuple[store.Slip, store.Match]]

@@ -12,8 +12,10 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import asyncpg
 import msgspec
 from asyncpg.pgproto.pgproto import UUID as PgUUID
 
@@ -268,7 +270,7 @@ class Recorder:
                 batch.settled.append(work.parcel.id)
                 batch.again += self._again(work, now_s)
             nothing = not (settled or batch.outcomes)
-            if not nothing and not await self._write(batch):
+            if not nothing and not await self._write(batch, blocked):
                 self._lost = True
                 self._flushed.set()
                 self._on_lost()
@@ -279,18 +281,17 @@ class Recorder:
             self._metrics.recorded(batch)
             await self._release(settled, [again.parcel for again in batch.again], now_s)
             self.under_way.difference_update(work.parcel.id for work in settled)
-            if blocked:
-                await self._suppress(blocked, now_s)
             await asyncio.sleep(FLUSH_EVERY_S)
 
-    async def _write(self, batch: dispatch.Record) -> bool:
+    async def _write(self, batch: dispatch.Record, blocked: Sequence[tuple[Tag, str]]) -> bool:
+        also = partial(self._suppress, blocked, self._clock()) if blocked else None
         in_doubt = cleaned = False
         while True:
             try:
                 async with self._database.driver() as driver:
                     if in_doubt and await dispatch.recorded(driver, batch, self._lease_id):
                         return True
-                    await dispatch.record(driver, batch, self._lease_id, self._clock(), self._publisher)
+                    await dispatch.record(driver, batch, self._lease_id, self._clock(), self._publisher, also)
                 return True
             except dispatch.LeaseLost:
                 return False
@@ -325,22 +326,21 @@ class Recorder:
             out.append(dispatch.Again(parcel, reason, move))
         return out
 
-    async def _suppress(self, blocked: Sequence[tuple[Tag, str]], now_s: float) -> None:
-        """Whom a carrier refuses since they opted out there, we don't ask it to text again. What fails here is made
-        good by the next refusal: the carrier keeps them from being texted meanwhile."""
-        by_tenant: dict[int, list[tuple[bytes, str, str, dict[str, str]]]] = {}
+    async def _suppress(
+        self, blocked: Sequence[tuple[Tag, str]], now_s: float, driver: asyncpg.Connection
+    ) -> None:
+        """Whom a carrier refuses since they opted out there, we don't ask it to text again."""
+        people = []
         for tag, raw in blocked:
             pack, entry = tag.work.parcel.pack, tag.entry
-            evidence = {"message_id": ids.text(tag.message_id), "gateway": tag.work.gateway_name, "raw": raw}
+            evidence = {
+                "message_id": ids.text(tag.message_id),
+                "gateway": tag.work.gateway_name,
+                "raw": _plain(raw),
+            }
             if not pack.test:
-                by_tenant.setdefault(pack.tenant_id, []).append(
-                    (entry.recipient, pack.sender, entry.to, evidence)
-                )
-        for tenant_id, rows in by_tenant.items():
-            try:
-                await rules.suppress_blocked(self._database, self._queue, tenant_id, rows, now_s=now_s)
-            except Exception:
-                log.exception("a carrier's opt-outs could not be recorded")
+                people.append(rules.Blocked(pack.tenant_id, entry.recipient, pack.sender, entry.to, evidence))
+        await rules.suppress_blocked_within(driver, self._queue, people, now_s=now_s)
 
     async def _release(self, settled: list[Work], again: list[Parcel], now_s: float) -> None:
         """Redis learns what PostgreSQL knows. What fails here the sweeper makes good."""

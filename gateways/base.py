@@ -110,6 +110,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     submitted_at: float | None = None  # Unix seconds, by the carrier's clock
     done_at: float | None = None
     whole: bool = False  # it speaks of all segments of the text, not of this one alone
+    opted_out: bool = False  # not delivered, since the person had said stop to the carrier
 
 
 class Inbound(msgspec.Struct, frozen=True, gc=False):

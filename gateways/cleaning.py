@@ -42,6 +42,7 @@ def receipt(one: Receipt) -> Receipt:
         moment(one.submitted_at),
         moment(one.done_at),
         one.whole,
+        one.opted_out,
     )
 
 

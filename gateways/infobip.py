@@ -237,6 +237,7 @@ def _read(event: _Event) -> Receipt | Inbound:
         sender=digits(sender),
         submitted_at=_unix_s(event.sent_at),
         done_at=_unix_s(event.done_at),
+        opted_out=REJECTIONS.get(name) == "opted_out",
     )
 
 

@@ -271,16 +271,18 @@ def receive(
     to = message.to[0]
     if data.event_type == "message.received":
         return [Inbound(message.sender.phone_number, digits(to.phone_number), message.text or "", message.id)]
+    error = str(message.errors[0].code) if message.errors else ""
     return [
         Receipt(
             gateway_message_id=message.id,
             state=STATES.get(to.status, "unknown"),
             raw=to.status,
-            error=str(message.errors[0].code) if message.errors else "",
+            error=error,
             to=digits(to.phone_number),
             sender=digits(message.sender.phone_number),
             submitted_at=iso_unix_s(message.sent_at),
             done_at=iso_unix_s(message.completed_at),
+            opted_out=REJECTIONS.get(error) == "opted_out",
         )
     ]
 

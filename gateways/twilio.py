@@ -146,6 +146,7 @@ STATES: dict[str, State] = {
     "canceled": "deleted",
 }
 VALIDITY_EXPIRED = "30036"  # a `failed` whose validity ran out in Twilio's queue
+OPTED_OUT = "21610"  # the same in a callback
 
 EMPTY_TWIML = b'<?xml version="1.0" encoding="UTF-8"?><Response/>'  # "do nothing", also for an inbound text
 
@@ -272,6 +273,7 @@ def receive(
             error=error,
             to=digits(values.get("To", "")),
             sender=digits(values.get("From", "")),
+            opted_out=error == OPTED_OUT,
         )
     ]
 

@@ -7,7 +7,7 @@ owner, under the Redis epoch in which it was decided, and only while its batch i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -395,9 +395,14 @@ class Record(msgspec.Struct, gc=False):
 
 
 async def record(
-    driver: asyncpg.Connection, batch: Record, lease_id: int, now_s: float, publisher: Publisher
+    driver: asyncpg.Connection,
+    batch: Record,
+    lease_id: int,
+    now_s: float,
+    publisher: Publisher,
+    also: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
 ) -> None:
-    """Commit outcomes and settle parcels. Raises LeaseLost: then nothing was written."""
+    """Commit outcomes and settle parcels, and what `also` writes. Raises LeaseLost: then nothing was written."""
     now = at(now_s)
     assert now is not None
     async with driver.transaction():
@@ -416,6 +421,8 @@ async def record(
                 [PgUUID(one) for one in batch.settled],
                 lease_id,
             )
+        if also is not None:
+            await also(driver)
     batch.written = tallies
 
 

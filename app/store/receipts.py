@@ -17,7 +17,7 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 
 from app.domain import ids
 from app.domain.message import State
-from app.domain.pack import bitmap, indexes_of
+from app.domain.pack import Entry, Pack, bitmap, decode_pack, indexes_of
 from app.domain.storable import moment, word
 from app.store import locks, recalls
 from app.store.dispatch import Tally, write_finals, write_tallies
@@ -65,6 +65,7 @@ class Slip(msgspec.Struct, gc=False):
     to_check: int | None
     received_at: float
     whole: bool = False  # it speaks of all segments
+    opted_out: bool = False  # the person had said stop to the carrier
 
 
 Siblings = Callable[[int], Sequence[int]]
@@ -212,6 +213,23 @@ async def origins(driver: asyncpg.Connection, pack_ids: Sequence[bytes]) -> dict
         )
         for r in rows
     }
+
+
+async def people_of(
+    driver: asyncpg.Connection, message_ids: Sequence[bytes]
+) -> list[tuple[bytes, Pack, Entry]]:
+    """To whom these messages went; what is of a test key, or was erased, is left out."""
+    rows = await driver.fetch(
+        "SELECT id, payload FROM packs WHERE id = ANY($1)",
+        [PgUUID(one) for one in {ids.pack_of(message_id) for message_id in message_ids}],
+    )
+    packs = {row["id"].bytes: decode_pack(row["payload"]) for row in rows}
+    people: list[tuple[bytes, Pack, Entry]] = []
+    for message_id in message_ids:
+        pack, index = packs.get(ids.pack_of(message_id)), ids.index_of(message_id)
+        if pack is not None and not pack.test:
+            people += [(message_id, pack, one) for one in pack.entries if one.index == index and one.to]
+    return people
 
 
 async def store(

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 from aiohttp import web
 
 from app import erasure, rules
 from app.domain.message import Category, State
-from app.store import config, registries, tenant_rules
+from app.domain.recipient import to_check
+from app.store import config, receipts, registries, tenant_rules
 from app.store.audit import By
+from app.store.receipts import Slip
+from gateways.base import Receipt
 
 if TYPE_CHECKING:
     from tests.dispatcher.conftest import World
@@ -196,8 +200,47 @@ async def test_a_carriers_opt_out_becomes_a_suppression(world: World, until: Cal
         assert (row["source"], row["sender"], row["address"]) == ("carrier", "12025550199", ANN)
         [event] = await world.fetch("SELECT evidence FROM rule_events")
         assert event["evidence"]["gateway"] == "http"
+        committed = "SELECT xmin IN (SELECT xmin FROM outcomes) FROM suppressions"
+        assert await world.value(committed), "in one transaction: no crash comes between"
     finally:
         await runner.cleanup()
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_an_opt_out_that_a_receipt_tells_is_a_suppression(
+    world: World, until: Callable, early: bool
+) -> None:
+    """Also when the receipt waited for its attempt."""
+    await world.smsc.change(lost=1.0)
+    local = await world.start()
+    (first,) = await world.accept([ANN])
+    await world.until_state(first, State.submitted)
+    [row] = await world.fetch("SELECT * FROM outcomes WHERE gateway_message_id IS NOT NULL")
+    told = Receipt(row["gateway_message_id"], "undelivered", "failed", "21610", to=ANN[1:], opted_out=True)
+    receiver = local.process.receiver
+    if early:
+        stray = Slip(row["gateway_id"], told.gateway_message_id, told.state, told.raw, told.error, None, None,
+                     to_check(ANN), time.time(), opted_out=True)  # fmt: skip
+        async with world.database.driver() as driver:
+            await receipts.park(driver, [stray], time.time(), first_s=0)
+        await receiver.retry_parked()
+    else:
+        await receiver.take(row["gateway_id"], [told])
+    await world.until_state(first, State.undelivered)
+
+    async def known() -> bool:
+        return await world.value("SELECT count(*) FROM suppressions") == 1
+
+    await until(known)
+    (second,) = await world.accept([ANN])
+    (other,) = await world.accept([ANN], sender="12025550198")
+    standing = await world.until_state(second, State.suppressed)
+    assert standing.reason == "opted_out"
+    await world.until_state(other, State.submitted)
+    [row] = await world.fetch(
+        "SELECT source, sender, address, xmin = (SELECT xmin FROM receipts) AS one FROM suppressions"
+    )
+    assert tuple(row) == ("carrier", "12025550199", ANN, True)
 
 
 async def test_what_is_in_flight_is_erased_when_it_is_settled(world: World, until: Callable) -> None:

@@ -443,8 +443,9 @@ async def test_a_survey_collects_and_counts_one_answer_a_person(database, receiv
 
 async def test_a_start_lifts_what_the_carrier_had_told_and_nothing_of_ours(database, queue, receive) -> None:
     await own(database, TWO)
-    blocked = [(hash_of(TWO.hash_key, ANN), LINE, ANN, {"raw": "21610"})]
-    assert await rules.suppress_blocked(database, queue, 2, blocked, now_s=NOW) == 1
+    blocked = [rules.Blocked(2, hash_of(TWO.hash_key, ANN), LINE, ANN, {"raw": "21610"})]
+    async with database.driver() as driver, driver.transaction():
+        assert await rules.suppress_blocked_within(driver, queue, blocked, now_s=NOW) == 1
     assert await held(queue, TWO)
     await receive("START")
     assert not await held(queue, TWO)

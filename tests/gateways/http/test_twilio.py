@@ -219,6 +219,12 @@ def test_inbound_text_gets_an_empty_answer(method):
     assert reply.body.endswith(b"<Response/>")
 
 
+def test_a_callback_tells_that_the_person_had_said_stop():
+    """A text of a messaging service is taken, and refused behind the answer."""
+    receipts, _, _ = call(STATUS | {"MessageStatus": "failed", "SmsStatus": "failed", "ErrorCode": "21610"})
+    assert [one.opted_out for one in receipts] == [True]
+
+
 def test_callback_behind_a_proxy_that_hides_the_public_address():
     receipts, _, reply = call(STATUS | {"MessageStatus": "sent"}, url="http://10.0.0.7:8000/v1/callbacks/tw")
     assert (len(receipts), reply.status) == (1, 200)
