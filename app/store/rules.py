@@ -467,14 +467,17 @@ async def suppressions_to_copy(
     """The next suppressions of all tenants, each as hash and sender in one, by tenant; and where the page ends (None:
     that was all)."""
     found = await driver.fetch(
-        "SELECT tenant_id, recipient, sender, int8send(recipient) || convert_to(sender, 'UTF8') FROM suppressions"
+        "SELECT tenant_id, int8send(recipient) || convert_to(sender, 'UTF8') FROM suppressions"
         " WHERE (tenant_id, recipient, sender) > ($1::int, $2::bigint, $3::text)"
         " ORDER BY tenant_id, recipient, sender LIMIT $4",
         *after,
         COPY_PAGE,
     )
-    page = {tenant: [row[3] for row in rows] for tenant, rows in groupby(found, itemgetter(0))}
-    return page, None if not found else (found[-1][0], found[-1][1], found[-1][2])
+    if not found:
+        return {}, None
+    page = {tenant: [row[1] for row in rows] for tenant, rows in groupby(found, itemgetter(0))}
+    tenant, last = found[-1]
+    return page, (tenant, int.from_bytes(last[:8], "big", signed=True), last[8:].decode())
 
 
 async def consents_to_copy(
