@@ -32,7 +32,7 @@ from app.domain.text import TextError
 from app.notices import Language
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
-from app.store import consent_requests, keywords, reference, webhooks
+from app.store import config, consent_requests, keywords, reference, webhooks
 from app.store import inbound as store
 from app.store import rules as book
 from app.store.engine import Database
@@ -130,10 +130,11 @@ async def take(
     database: Database, queue: Queue, gateway_id: int, batch: Sequence[Inbound], now_s: float
 ) -> list[InboundResult]:
     """Store these texts and do what they ask for; one result each, in order."""
-    words = await asyncio.to_thread(notices.language)
     parcels: list[Parcel] = []
     lifts: list[_Lift] = []
     async with database.driver() as driver:
+        own = frozenset((await config.country_packs(driver)).items())
+        words = await asyncio.to_thread(notices.language, own)
         async with driver.transaction():
             await store.lock(driver, gateway_id)
             tenants = await store.owners(driver)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING
 from app.domain.message import State
 from app.store import config
 from app.store.config import COUNTRY_PACK
-from tests.dispatcher.conftest import BY, until
+from dispatcher import inbound
+from gateways.base import Inbound
+from tests.dispatcher.conftest import BY, SENDER, until
 
 if TYPE_CHECKING:
     from tests.dispatcher.conftest import World
 
 GB = "+447911123456"
+LONDON = "+447400123456"
 
 
 async def put(world: World, content: str) -> None:
@@ -49,3 +53,24 @@ async def test_a_changed_pack_holds_without_a_restart_and_a_bad_one_changes_noth
     await put(world, "not TOML")
     await until(lambda: shelf.version != version)
     assert desk.packs.version == new
+
+
+async def test_an_operators_own_opt_out_words_stop(
+    world: World, country: Callable[..., dict[str, bytes]]
+) -> None:
+    local = await world.start()
+    gateway = local.process.gateway_id("smsc")
+
+    async def action(word: str) -> str | None:
+        text = Inbound(sender=LONDON, to=SENDER, text=word)
+        (found,) = await inbound.take(world.database, local.process.queue, gateway, [text], time.time())
+        return found.action
+
+    await world.accept([LONDON], land="GB")  # so that the text has somebody to go to
+    assert await action("zorbax") is None
+    own = country("GB")["GB.toml"].decode().replace("keywords = []", 'keywords = ["ZORBAX"]')
+    await put(world, own)
+    assert await action("zorbax") == "stop"
+    await put(world, "not TOML")
+    assert await action("zorbax") is None
+    assert await action("stop") == "stop"
