@@ -282,7 +282,9 @@ def _demand(port: int, host: str, setting: str, what: str) -> None:
     """Raises Failure where the port is taken, and not just by what a killed `volley up` left, which is ending."""
     elsewhere = ports.why_not_here(host)
     if elsewhere is not None:
-        raise Failure(f"{setting.removesuffix('PORT')}HOST: {host!r} is no address of this machine: {elsewhere}")
+        raise Failure(
+            f"{setting.removesuffix('PORT')}HOST: {host!r} is no address of this machine: {elsewhere}"
+        )
     reason = ports.why_taken(port, host, patience_s=PORT_GRACE_S)
     if reason is not None:
         raise Failure(f"{setting}: port {port} is not free for {what}: {reason}")
