@@ -50,6 +50,13 @@ def language(own: frozenset[tuple[str, str]] = frozenset()) -> Language:
     return Language(matcher(data, packs), data.confirmations, packs)
 
 
+@lru_cache(maxsize=4)
+def language_of(packs: Packs) -> Language:
+    """The same with packs as they are. Raises BadPack: one names a language that has no words."""
+    data = load_file()
+    return Language(matcher(data, packs), data.confirmations, packs)
+
+
 class Writer(msgspec.Struct, frozen=True):
     """Who a text is from: a tenant, as far as texts of ours need it."""
 

@@ -314,6 +314,7 @@ class Desk:
             consent = self.packs.consent(pack.country)
             question.registry = pack.country
             question.need_consent = consent.required
+            question.heed_withdrawal = not consent.required
             question.ages = consent.ages
         return question
 

@@ -160,8 +160,8 @@ class Process:
             lease_id=self.lease_id,
             horizon_s=receipts.HORIZON_S,
             on_dead=self._binds_freed.set,
-            longest_cap_s=self.packs.longest_cap_s(),
             deadlines=Deadlines(database, queue, self.dispatcher.desk, self.fleet, metrics),
+            packs=lambda: self.packs,
         )
         work = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
         work.add_done_callback(self._ended)

@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 
 from app import erasure
+from app.countries.packs import Packs
 from app.domain import ids
 from app.domain.recipient import to_check
 from app.queue import lanes
@@ -75,20 +76,20 @@ class Sweeper:
         *,
         lease_id: int,
         horizon_s: float,
+        packs: Callable[[], Packs],
         on_dead: Callable[[], None] = lambda: None,
-        longest_cap_s: int = 31 * 86_400,
         deadlines: Deadlines | None = None,
     ) -> None:
-        """`lease_id` is our own; `on_dead` is called when another one was declared dead; `longest_cap_s` is how far
-        the countries' frequency caps look back."""
+        """`lease_id` is our own; `on_dead` is called when another one was declared dead; `packs`: the
+        country packs in force."""
         self._database = database
         self._queue = queue
         self._receiver = receiver
         self._metrics = metrics
         self._publisher = publisher
         self._horizon_s = horizon_s
-        self._longest_cap_s = longest_cap_s
         self._deadlines = deadlines
+        self._packs = packs
         self._last: dict[str, float] = {}
         self._watch = liveness.Watch(lease_id)
         self._on_dead = on_dead
@@ -340,7 +341,8 @@ class Sweeper:
             await partitions.ensure(driver, time.time())
             await idempotency.purge(driver, datetime.now(UTC) - timedelta(seconds=KEEP_IDEMPOTENCY_S))
             await dispatch.forget_leases(driver)
-            keep_s = max(self._longest_cap_s, await tenant_rules.longest_s(driver)) + KEEP_CONTACTS_S
+            longest_s = self._packs().longest_cap_s()
+            keep_s = max(longest_s, await tenant_rules.longest_s(driver)) + KEEP_CONTACTS_S
             await dispatch.forget_contacts(driver, datetime.now(UTC) - timedelta(seconds=keep_s))
             self._metrics.gauges["registries_stale"] = float(
                 await registries.stale(driver, datetime.now(UTC))

@@ -22,7 +22,7 @@ _WELL_KNOWN: Final = (
     "rebrand.ly rotf.lol gg.gg chilp.it 0rz.tw reurl.cc ppt.cc lihi.cc pse.is bom.so byvn.net l.ead.me"
 )
 SHORTENERS: Final = frozenset(_WELL_KNOWN.split())
-_SCHEME: Final = re.compile(r"(?:https?://|www\.)([^\s/?#<>\"'()]+)", re.IGNORECASE)
+_SCHEME: Final = re.compile(r"(?:https?://|www\.)([^\s/\\?#<>\"'()]+)", re.IGNORECASE)
 # Without a scheme phones link what looks like a host: with a path any, without one those under common domains.
 _BARE: Final = re.compile(
     r"(?<![@\w.-])((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,24})(?:(/)|(?![\w.-]*\w))",
@@ -34,7 +34,9 @@ _COMMON_ENDINGS: Final = (
     "ma mx my ng nl no nz pe ph pk pl pt qa ru sa se sg th tr tw uk us vn za asia eu"
 )
 _COMMON: Final = frozenset(_COMMON_ENDINGS.split())
-_HIDING: Final = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+_HIDING: Final = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff]"
+)
 _PHONE: Final = re.compile(r"(?<![\w.,/-])\+?\(?\d(?:[\d() .-]{6,}\d)(?![\w/-])")
 _GROUPED: Final = re.compile(
     r"\d{1,3}(?:[ .]\d{3})+(?:\.\d+)?|\d{4}[-.]\d{1,2}[-.]\d{1,2}|\d{1,2}[-.]\d{1,2}[-.]\d{4}"

@@ -63,6 +63,7 @@ class Question(msgspec.Struct, kw_only=True):
     recipients: Sequence[bytes]
     brand: str = ""
     need_consent: bool = False
+    heed_withdrawal: bool = False  # where no consent is needed: who took one back is not asked again
     ages: tuple[int, int, int] = (0, -1, -1)
     registry: str = ""
     keep_ms: int = 0
@@ -111,7 +112,7 @@ def _call(queue: Queue, owner: str, q: Question) -> tuple[list[bytes], list[obje
         _key(queue, owner, part) for part in ("suppressed", f"listed:{q.registry}", "consents", "history:")
     ]
     args: list[object] = [
-        SENTINEL, q.sender, q.brand, b"1" if q.registry else b"0", b"1" if q.need_consent else b"0", *q.ages,
+        SENTINEL, q.sender, q.brand, b"1" if q.registry else b"0", _consent(q), *q.ages,
         b"".join(q.recipients), q.keep_ms,
     ]  # fmt: skip
     if q.keep_ms:
@@ -122,6 +123,10 @@ def _call(queue: Queue, owner: str, q: Question) -> tuple[list[bytes], list[obje
         for cap in q.caps:
             args += (cap.letter, cap.max, cap.window_ms, b"1" if cap.of_campaign else b"0")
     return keys, args
+
+
+def _consent(q: Question) -> bytes:
+    return b"1" if q.need_consent else b"2" if q.heed_withdrawal else b"0"
 
 
 def _answer(raw: list | None) -> Answer:

@@ -209,7 +209,7 @@ async def forget_rules(driver: asyncpg.Connection, tenant_id: int, recipient: by
 
 _RULES = {
     "ledger": "UPDATE rule_events SET evidence = '{}', actor = 'erased' WHERE tenant_id = $1 AND recipient = $2"
-    " AND evidence <> '{}' AND evidence->>'source' IS DISTINCT FROM 'erasure'",
+    " AND evidence <> '{}' AND evidence <> jsonb_build_object('reason', 'erased', 'source', 'erasure')",
     "suppressions": "UPDATE suppressions SET address = NULL WHERE tenant_id = $1 AND recipient = $2"
     " AND address IS NOT NULL",
     "consents": "DELETE FROM consents WHERE tenant_id = $1 AND recipient = $2",

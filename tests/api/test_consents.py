@@ -67,6 +67,30 @@ async def test_did_we_hold_consent_then_and_by_which_event(api: Any) -> None:
     )
 
 
+async def test_what_the_ledger_keeps_beside_the_evidence_is_not_taken_from_it(api: Any) -> None:
+    for evidence in ({"kind": "nonsense"}, {"expires_at": "soon"}):
+        reply = await api.post("/v1/consents", {"to": US, "evidence": evidence})
+        assert (reply.status, reply.json["errors"][0]["pointer"]) == (422, "/evidence")
+
+
+async def test_a_grant_by_a_clock_ahead_of_ours_does_not_outweigh_a_withdrawal(
+    api: Any, queue: Queue
+) -> None:
+    to = "+12025550153"
+    assert (await api.post("/v1/consents", {"to": to, "at": ago(seconds=-50)})).status == 201
+    assert (await api.call("DELETE", "/v1/consents/%2B12025550153")).json["status"] == "withdrawn"
+    assert await letter(api, queue, to, need_consent=True) == "n"
+
+
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00%2B14:00"])
+async def test_a_moment_that_no_calendar_has_is_refused(api: Any, at: str) -> None:
+    assert (await api.get(f"/v1/consents/at?to=%2B12025550101&at={at}")).status == 422
+    assert (await api.get(f"/v1/countries/FR?at={at}")).status == 422
+    for field in ("at", "expires_at"):
+        body = {"to": US, field: at.replace("%2B", "+")}
+        assert (await api.post("/v1/consents", body)).status == 422
+
+
 async def test_a_brands_word_and_the_tenants(api: Any) -> None:
     to = "+12025550102"
     await api.post("/v1/consents", {"to": to, "at": ago(days=9)})
@@ -309,6 +333,7 @@ async def test_a_person_is_forgotten_and_it_can_be_proved(api: Any, queue: Queue
     people = [{"to": to, "variables": {"name": "Ann"}}, {"to": "+12025550145", "variables": {"name": "Bob"}}]
     batch = await api.post("/v1/batches", api.batch(people))
     await api.post("/v1/consents", {"to": to, "evidence": {"ip": "192.0.2.77"}}, idempotency_key="erase-2")
+    await api.post("/v1/consents", {"to": to, "source": "erasure", "evidence": {"form": "192.0.2.77"}})
     await api.post("/v1/suppressions", {"to": to, "sender": "12025550199"})
     await api.fetch(
         'INSERT INTO inbound (id, tenant_id, gateway_id, sender, "to", text, at)'

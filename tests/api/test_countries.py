@@ -93,6 +93,25 @@ async def test_a_pack_of_ones_own_holds_at_once_is_audited_and_goes_again(api):
     assert reply.code == "forbidden"
 
 
+async def test_a_pack_of_ones_own_holds_for_consents_and_keywords_too(api):
+    own = FR.replace("[consent]", '[consent]\nexpires = "1d"', 1).replace(
+        "[opt_out]\nkeywords = [", '[opt_out]\nkeywords = ["FINI", ', 1
+    )
+    assert '"FINI"' in own
+    path, to = "/v1/countries/FR", "+33612345678"
+    await api.post("/v1/consents", {"to": to, "at": "2026-01-01T00:00:00Z"})
+    unknown = own.replace('languages = ["fr"', 'languages = ["xx", "fr"', 1)
+    bad = await api.call("PUT", path, json={"toml": unknown, "reason": "slip"})
+    assert (bad.status, "language" in bad.json["detail"]) == (422, True)
+    assert (await api.call("PUT", path, json={"toml": own, "reason": "our counsel"})).status == 200
+    await asyncio.sleep(1.1)  # remembered for a second
+    held = await api.get("/v1/consents/at?to=%2B33612345678&at=2026-02-01T00:00:00Z")
+    assert (held.json["held"], held.json["reason"]) == (False, "expired")
+    word = await api.post("/v1/keywords", {"keyword": "fini", "reply": "x"})
+    assert word.code == "reserved_keyword"
+    assert (await api.call("DELETE", path + "?reason=done")).status == 204
+
+
 async def test_a_contacts_zone_is_kept_and_a_wrong_one_refused(api):
     reply = await api.post("/v1/messages", api.message(timezone="Mars/Base"))
     assert (reply.code, reply.json["errors"][0]["pointer"]) == ("invalid_timezone", "/timezone")

@@ -19,6 +19,8 @@ from app.domain.links import has_phone_number, hosts, is_allowed, is_shortener
         ("b\u200bit.ly/x", ("bit.ly",)),  # zero width
         ("ｂｉｔ．ｌｙ/x", ("bit.ly",)),  # full width
         ("bit。ly/x", ("bit.ly",)),
+        ("https://bit.ly\\@example.com/x", ("bit.ly",)),  # a browser reads the backslash as a slash
+        ("bi\ufe0ft\u2063.ly/x", ("bit.ly",)),  # variation selector, invisible separator
         ("Hello.It was 3.50 at 12.30, v1.2.3", ()),
         ("mail me@example.com", ()),
         ("No link", ()),

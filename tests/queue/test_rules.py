@@ -70,6 +70,12 @@ async def test_consent_is_asked_only_where_it_is_needed(queue: Queue) -> None:
     assert await verdicts(queue, ask(ANN, consent=True)) == ["n"]
 
 
+async def test_where_none_is_needed_a_withdrawal_is_an_objection(queue: Queue) -> None:
+    words = {ANN: rules.word(WITHDRAWN, time.time(), None), BOB: rules.word(SOFT, 1.0, 2.0)}
+    await rules.set_consents(queue, 1, words)
+    assert await verdicts(queue, ask(ANN, BOB, CAT, heed_withdrawal=True)) == ["n.."]
+
+
 async def test_a_suppression_outweighs_a_consent(queue: Queue) -> None:
     await rules.set_consents(queue, 1, {ANN: rules.word(EXPRESS, time.time(), None)})
     await rules.suppress(queue, 1, [rules.member(ANN, "")])

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Query, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.api import cursors, limits, openapi
 from app.api.auth import Caller
@@ -38,6 +39,17 @@ def _storable(value: str) -> str:
     return value
 
 
+EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def _within_reach(value: datetime) -> datetime:
+    if not EARLIEST <= value < LATEST:  # calendars and time zones end somewhere
+        raise ValueError("times are from 1970 to 2199")
+    return value
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_within_reach)]
 Text = Annotated[str, AfterValidator(_storable)]
 Line = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
 Reason = Annotated[Text, StringConstraints(min_length=1, max_length=500)]

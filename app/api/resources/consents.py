@@ -25,9 +25,22 @@ from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
 from app.api.resources import exports
-from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Strict, Text, after, changing, e164, place
+from app.api.resources.base import (
+    PROBLEMS,
+    Cursor,
+    Limit,
+    Moment,
+    Number,
+    Strict,
+    Text,
+    after,
+    changing,
+    e164,
+    place,
+)
 from app.api.resources.imports import FILE, Intake, Taken, router_of_files, take_file
 from app.api.resources.suppressions import Event, owner_of, storable
+from app.countries.packs import Packs
 from app.domain import ids
 from app.domain.phone import parse
 from app.domain.recipient import hash_of
@@ -43,11 +56,13 @@ files = router_of_files("consents")
 Ruler = Annotated[Caller, Depends(require("rules"))]
 EVIDENCE = ("text_shown", "form", "url", "ip")  # what a consent usually rests on: columns of a file, too
 COLUMNS = ("status", "purpose", "brand", "kind", "source", "at", "expires_at", "evidence", *EVIDENCE)
+BESIDE = ("kind", "expires_at")  # the ledger keeps them with the evidence
 PURPOSE = r"^[a-z][a-z0-9_\-]{0,63}$"
 BRAND = r"^[a-z0-9][a-z0-9_.\-]{0,63}$"
 FUTURE_LEEWAY_S = 60.0
 MAX_ASKED_S = 7 * 86_400
 ASK_VALID_S = 3_600.0  # a question that is late is not asked
+KINDS = ("express", "soft", "inquiry")
 Status = Literal["granted", "withdrawn"]
 Kind = Literal["express", "soft", "inquiry"]
 Purpose = Annotated[str, Field(pattern=PURPOSE)]
@@ -155,19 +170,29 @@ Told = tuple[bool, rules.Word]
 
 
 def _told(one: NewConsent | Row, now_s: float) -> Told:
-    at_s = None if one.at is None else one.at.astimezone(UTC).timestamp()
+    at_s = None if one.at is None else _seconds(one.at, "/at")
     if at_s is not None and (at_s > now_s + FUTURE_LEEWAY_S or at_s < 0):
         raise field_problem("/at", "invalid_time", "a consent was given in the past")
+    if at_s is not None:
+        at_s = min(at_s, now_s)  # a clock ahead of ours: or it would outweigh a withdrawal of this minute
     if one.status == "pending":
         raise field_problem("/status", "invalid_value", "a pending consent is recorded one by one")
     if isinstance(one, NewConsent) and one.confirm is not None:
         raise field_problem("/confirm", "invalid_value", "only a pending consent is confirmed")
-    ends_s = None if one.expires_at is None else one.expires_at.astimezone(UTC).timestamp()
+    ends_s = None if one.expires_at is None else _seconds(one.expires_at, "/expires_at")
     if ends_s is not None and not (at_s or 0) < ends_s < 2**32:
         raise field_problem("/expires_at", "invalid_time", "it ends after it was given, and before 2106")
     return one.status == "granted", rules.Word(
         e164(one.to), one.purpose, _evidence(one), at_s, one.brand or "", one.kind, ends_s
     )
+
+
+def _seconds(at: datetime, pointer: str) -> float:
+    """Unix seconds; of a time that UTC has no date for a problem."""
+    try:
+        return at.astimezone(UTC).timestamp()
+    except OverflowError:
+        raise field_problem(pointer, "invalid_time", "there is no such time") from None
 
 
 def _evidence(one: NewConsent | Row) -> dict[str, Any]:
@@ -178,6 +203,9 @@ def _evidence(one: NewConsent | Row) -> dict[str, Any]:
         except ValueError:
             raise field_problem("/evidence", "wrong_type", "no JSON object") from None
     found = dict(evidence or {})
+    for name in BESIDE:
+        if name in found:
+            raise field_problem("/evidence", "invalid_value", f"`{name}` stands beside the evidence")
     if isinstance(one, Row):
         found |= {name: getattr(one, name) for name in EVIDENCE if getattr(one, name) is not None}
     return storable(found if one.source is None else {"source": one.source, **found})
@@ -210,7 +238,7 @@ def _intake(request: Request, caller: Caller) -> Intake[NewConsent | Row, Told]:
     return Intake(lambda one: _told(one, now_s), take)
 
 
-def _view(one: book.Consent) -> Consent:
+def _view(one: book.Consent, packs: Packs) -> Consent:
     status: Status = "granted" if one.granted else "withdrawn"
     return Consent(
         to=one.address,
@@ -219,30 +247,30 @@ def _view(one: book.Consent) -> Consent:
         status=status,
         kind=one.kind,  # type: ignore[arg-type]  # as the table has it
         at=one.at,
-        expires_at=_ends(one) if one.granted else one.ends_at,
+        expires_at=_ends(one, packs) if one.granted else one.ends_at,
     )
 
 
-def _ends(one: book.Consent) -> datetime | None:
+def _ends(one: book.Consent, packs: Packs) -> datetime | None:
     """When it lapses: by its own terms or the country's law, whichever is first."""
-    law_s = _age_s(one.country, one.kind)
+    law_s = _age_s(packs, one.country, one.kind)
     by_law = one.at + timedelta(seconds=law_s) if law_s > 0 else None
     return min((end for end in (one.ends_at, by_law) if end is not None), default=None)
 
 
-def _age_s(country: str, kind: str) -> int:
+def _age_s(packs: Packs, country: str, kind: str) -> int:
     """How old a consent of that kind may be there; 0: any age; -1: it does not do."""
-    ages = notices.language().packs.consent(country).ages
-    return ages[("express", "soft", "inquiry").index(kind)]
+    ages = packs.consent(country).ages
+    return ages[KINDS.index(kind) if kind in KINDS else 0]
 
 
 async def _of_number(request: Request, caller: Caller, number: str) -> list[Consent]:
-    await asyncio.to_thread(notices.language)
+    packs = await context_of(request).references.packs()
     async with context_of(request).database.driver() as driver:
         page = await book.consents_page(
             driver, caller.tenant_id, recipient=hash_of(caller.hash_key, number), limit=limits.MAX_PAGE
         )
-    return [_view(one) for one in page]
+    return [_view(one, packs) for one in page]
 
 
 @router.post("/v1/consents", summary="Record a consent or its withdrawal", status_code=201)
@@ -273,7 +301,7 @@ async def _ask(body: NewConsent, request: Request, caller: Caller) -> Consent:
     number = parse(e164(body.to))
     with changing():
         sender = config.address(body.confirm.sender)
-    words = await asyncio.to_thread(notices.language)
+    words = await asyncio.to_thread(notices.language_of, await context.references.packs())
     async with context.database.connect() as connection:
         tenant = await tenants.read(connection, caller.tenant_id)
     assert tenant is not None
@@ -335,14 +363,14 @@ async def consent_at(
     request: Request,
     caller: Ruler,
     to: Annotated[Text, Query(max_length=64)],
-    at: AwareDatetime,
+    at: Moment,
     purpose: Annotated[str, Query(pattern=PURPOSE)] = book.MARKETING,
     brand: Annotated[str | None, Query(pattern=BRAND)] = None,
 ) -> Held:
     """By the ledger, with the event that made it so, and the country's rules on its age as they are today."""
     number = parse(e164(to, "query/to"))
     recipient, when = hash_of(caller.hash_key, number.e164), at.astimezone(UTC)
-    words = await asyncio.to_thread(notices.language)
+    packs = await context_of(request).references.packs()
     async with context_of(request).database.driver() as driver:
         said = await book.words_until(driver, caller.tenant_id, recipient, purpose, brand or "", when)
         stops = await book.stops_until(driver, caller.tenant_id, recipient, when)
@@ -353,19 +381,19 @@ async def consent_at(
     if event is not None:
         reason = event.kind
         if event.kind == "granted":
-            ends, reason = _standing(event, number.country, when)
+            ends, reason = _standing(event, packs, number.country, when)
     return Held(
         to=number.e164, purpose=purpose, brand=brand, at=at, held=reason == "granted", reason=reason,  # type: ignore[arg-type]
         event=None if event is None else Event.model_validate(event, from_attributes=True), expires_at=ends,
         recorded_by_then=None if event is None else event.recorded_at <= when,
-        rule=words.packs.consent(number.country).rule,
+        rule=packs.consent(number.country).rule,
         suppressed=[Event.model_validate(one, from_attributes=True) for one in stops],
     )  # fmt: skip
 
 
-def _standing(event: book.Event, country: str, when: datetime) -> tuple[datetime | None, str]:
+def _standing(event: book.Event, packs: Packs, country: str, when: datetime) -> tuple[datetime | None, str]:
     """When a granted consent lapses, and whether it stood at that moment."""
-    age_s = _age_s(country, event.evidence.get("kind", "express"))
+    age_s = _age_s(packs, country, event.evidence.get("kind", "express"))
     if age_s < 0:
         return None, "not_accepted"
     own = event.evidence.get("expires_at")
@@ -398,16 +426,16 @@ async def expiring(
     """Marketing consents that lapse within so many days, by their own end or the country's law (KR: two years)."""
     context = context_of(request)
     now = datetime.fromtimestamp(context.clock(), UTC)
-    words = await asyncio.to_thread(notices.language)
+    packs = await context.references.packs()
     filters = f"expiring {within_days}"
     start = exports.split(place(cursor, caller, filters))
     async with context.database.driver() as driver:
         page = await book.ending_page(
-            driver, caller.tenant_id, words.packs.consent_ages(), now + timedelta(days=within_days),
+            driver, caller.tenant_id, packs.consent_ages(), now + timedelta(days=within_days),
             since=now, after=start, limit=limit,
         )  # fmt: skip
     last = exports.joined(page[-1][0]) if len(page) == limit else None
-    data = [Ending(**{**_view(one).model_dump(), "expires_at": ends}) for one, ends in page]
+    data = [Ending(**{**_view(one, packs).model_dump(), "expires_at": ends}) for one, ends in page]
     return EndingPage(data=data, next=after(last, caller, filters))
 
 
@@ -466,13 +494,13 @@ async def list_consents(
     recipient = None if to is None else hash_of(caller.hash_key, e164(to, "query/to"))
     filters = f"consents {recipient.hex() if recipient else None}"
     start = exports.split(place(cursor, caller, filters))
-    await asyncio.to_thread(notices.language)
+    packs = await context_of(request).references.packs()
     async with context_of(request).database.driver() as driver:
         page = await book.consents_page(
             driver, caller.tenant_id, recipient=recipient, after=start, limit=limit
         )
     last = exports.joined(page[-1]) if len(page) == limit else None
-    return ConsentPage(data=[_view(one) for one in page], next=after(last, caller, filters))
+    return ConsentPage(data=[_view(one, packs) for one in page], next=after(last, caller, filters))
 
 
 @router.get("/v1/consents/{number}", summary="A number's consents")

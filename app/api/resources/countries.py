@@ -5,6 +5,7 @@ Guarantee: a pack that can't be read is refused with one line that names the key
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from datetime import UTC, date, datetime
@@ -12,9 +13,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app import notices
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import field_problem
@@ -23,6 +25,7 @@ from app.api.resources.base import (
     PROBLEMS,
     CategoryName,
     Change,
+    Moment,
     Reason,
     Text,
     by,
@@ -141,7 +144,7 @@ async def get_country(
     code: Code,
     request: Request,
     caller: Reader,
-    at: Annotated[AwareDatetime | None, Query(description="Now, if left out.")] = None,
+    at: Annotated[Moment | None, Query(description="Now, if left out.")] = None,
     category: CategoryName = "marketing",
     to: Annotated[
         str | None, Query(max_length=64, description="A number there: its area tells zone and state.")
@@ -214,7 +217,8 @@ async def put_country(code: Code, body: PackChange, request: Request, caller: Op
     context = context_of(request)
     packs = await context.references.packs()
     try:
-        packs.replaced({f"{code}.toml": body.toml.encode()})
+        replaced = packs.replaced({f"{code}.toml": body.toml.encode()})
+        await asyncio.to_thread(notices.language_of, replaced)
     except BadPack as error:
         raise field_problem("/toml", "invalid_value", str(error)) from None
     actor = by(caller, body.reason)

@@ -12,7 +12,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from app import notices
 from app.api import limits
@@ -20,7 +20,7 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of, identifier
-from app.api.resources.base import PROBLEMS, Cursor, Limit, Line, Strict, Text, after, changing, place
+from app.api.resources.base import PROBLEMS, Cursor, Limit, Line, Moment, Strict, Text, after, changing, place
 from app.domain import ids
 from app.domain.keywords import normalise
 from app.domain.text import TextError, count
@@ -83,7 +83,7 @@ class NewSurvey(Strict):
         Field(min_length=1, max_length=MAX_OPTIONS, description="Option to the words that choose it."),
     ]
     reply: Reply | None = None
-    ends_at: AwareDatetime | None = None
+    ends_at: Moment | None = None
 
 
 class Survey(BaseModel):
@@ -123,12 +123,13 @@ class AnswerPage(BaseModel):
     next: str | None
 
 
-async def _key(word: str, pointer: str, *, option: bool = False) -> str:
+async def _key(request: Request, word: str, pointer: str, *, option: bool = False) -> str:
     """How a text is looked up that is this word. Raises Problem (422): it is nothing, or a word of the lists."""
     keys = normalise(word)
     if not keys:
         raise field_problem(pointer, "invalid_value", "it has no letter and no digit")
-    words = await asyncio.to_thread(notices.language)
+    packs = await context_of(request).references.packs()
+    words = await asyncio.to_thread(notices.language_of, packs)
     for found in words.keywords.anywhere(word):
         if not (option and found.action == "start" and found.doubtful):
             detail = f"it means {found.action} ({found.language})"
@@ -177,7 +178,7 @@ async def list_keywords(
 async def create_keyword(body: NewKeyword, request: Request, caller: Ruler) -> Keyword:
     """A word that is answered. Holds for texts that come in from now on."""
     context = context_of(request)
-    key = store.HELP_KEY if body.keyword is None else await _key(body.keyword, "/keyword")
+    key = store.HELP_KEY if body.keyword is None else await _key(request, body.keyword, "/keyword")
     sender, reply = _sender(body.sender), _sendable(body.reply)
     async with context.database.driver() as driver:
         try:
@@ -209,7 +210,7 @@ async def create_survey(body: NewSurvey, request: Request, caller: Ruler) -> Sur
     if ends_at is not None and ends_at.timestamp() <= now_s:
         raise field_problem("/ends_at", "time_in_past", "it has passed")
     words = [
-        (option, word, await _key(word, f"/options/{option}/{index}", option=True))
+        (option, word, await _key(request, word, f"/options/{option}/{index}", option=True))
         for option, of_option in body.options.items()
         for index, word in enumerate(of_option)
     ]

@@ -6,21 +6,20 @@ takes the place of the old one only when it was read whole, and until then both 
 
 from __future__ import annotations
 
-import asyncio
 import csv
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 
-from app import notices, rules
+from app import rules
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import FieldError, Problem, field_problem
 from app.api.reading import context_of
-from app.api.resources.base import PROBLEMS, Reason, Text, by
+from app.api.resources.base import PROBLEMS, Moment, Reason, Text, by
 from app.api.resources.imports import FILE, Intake, Taken, router_of_files
 from app.api.resources.suppressions import owner_of
 from app.api.rows import CSV, Records
@@ -88,7 +87,7 @@ async def import_registry(
             max_length=200, pattern=r"^[^=]+=.+$", description="Rows with this column and value: `No Text=Y`."
         ),
     ] = None,
-    as_of: Annotated[AwareDatetime | None, Query(description="When it was drawn; now.")] = None,
+    as_of: Annotated[Moment | None, Query(description="When it was drawn; now.")] = None,
     valid_days: Annotated[int | None, Query(ge=1, le=366)] = None,
 ) -> Taken:
     """CSV, streamed. `numbers`: the first column, or the one named; `us_national`: area code, seven digits.
@@ -100,7 +99,7 @@ async def import_registry(
     drawn = now if as_of is None else as_of.astimezone(UTC)
     if drawn > now + timedelta(minutes=1):
         raise field_problem("query/as_of", "invalid_time", "a list was drawn in the past")
-    packs = (await asyncio.to_thread(notices.language)).packs
+    packs = await context_of(request).references.packs()
     days = valid_days or packs.pack(country).data.do_not_contact_days or FALLBACK_DAYS
     name, _, value = (only or "").partition("=")
     try:

@@ -8,14 +8,26 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from app.api import limits
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of, identifier
-from app.api.resources.base import NO_STORE, PROBLEMS, Cursor, Limit, Strict, Text, after, by, given, place
+from app.api.resources.base import (
+    NO_STORE,
+    PROBLEMS,
+    Cursor,
+    Limit,
+    Moment,
+    Strict,
+    Text,
+    after,
+    by,
+    given,
+    place,
+)
 from app.store import audit, tenants, webhook_endpoints, webhooks
 from app.store.engine import driver_in
 
@@ -113,7 +125,7 @@ class DeliveryPage(BaseModel):
 class Replay(Strict):
     """Which deliveries are to be made again: all that ended and were created since then."""
 
-    since: AwareDatetime
+    since: Moment
 
 
 class Replayed(BaseModel):

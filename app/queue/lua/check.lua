@@ -1,6 +1,6 @@
 -- May these recipients of one tenant get this text now? Suppressions, do-not-call list, consent, then contact history.
 -- KEYS: suppressions, do-not-call list of the country, consents, history prefix
--- ARGV: 1 sentinel  2 sender  3 brand's scope ('': none)  4 ask the list?  5 consent needed?
+-- ARGV: 1 sentinel  2 sender  3 brand's scope ('': none)  4 ask the list?  5 consent: 1 needed, 2 none withdrawn, 0 not asked
 --   6-8 how old (s) an express, a soft and an inquiry consent may be (0: any, -1: does not do)  9 recipients, 8 bytes each
 --   10 history kept (ms; 0: not asked)  11 only ask, count nothing?  12 the same text again after (ms; 0: whenever)
 --   13 counts as a contact?  14 campaign (4 bytes)  15 tokens, 8 bytes each  16 contents, 5 bytes each ('': none)
@@ -32,7 +32,8 @@ if ARGV[4] == '1' then
 end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-if ARGV[5] == '1' then
+if ARGV[5] ~= '0' then
+  local needed = ARGV[5] == '1'
   local age = { e = tonumber(ARGV[6]), s = tonumber(ARGV[7]), i = tonumber(ARGV[8]) }
   local fields = who
   if brand ~= '' then
@@ -49,8 +50,9 @@ if ARGV[5] == '1' then
           or (sub(own, 2, 5) == sub(all, 2, 5) and sub(all, 1, 1) ~= 'w')) then word = own end
     end
     if letters[i] ~= '.' then -- stopped already
-    elseif not word or sub(word, 1, 1) == 'w' then letters[i] = 'n'
-    else
+    elseif not word then if needed then letters[i] = 'n' end
+    elseif sub(word, 1, 1) == 'w' then letters[i] = 'n'
+    elseif needed then
       local oldest, said = age[sub(word, 1, 1)], unpack_int('>I4', word, 2)
       local ends = unpack_int('>I4', word, 6)
       if oldest < 0 then letters[i] = 'n'
