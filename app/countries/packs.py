@@ -141,7 +141,8 @@ class Packs:
     def jurisdiction(self, e164: str, country: str, known_zone: str | None = None) -> Jurisdiction:
         """Where the owner of a number may be; the same object for numbers of one place.
 
-        `known_zone`: the IANA zone that the sender knows of its owner; it goes before the number's.
+        `known_zone`: the IANA zone that the sender knows of its owner; it goes before the number's, and one that the
+        country does not have beside it.
         """
         if known_zone is not None:
             return self._elsewhere(e164[:5] if e164[:2] == "+1" else "", country, known_zone)
@@ -156,7 +157,10 @@ class Packs:
         """A country of whose recipient no number is known: every zone, and every state with rules of its own."""
         pack = self.pack(country)
         divided = pack.id == country and pack.data.subdivisions
-        zones = (known_zone,) if known_zone is not None else self._places.country_zones(country, "")
+        if known_zone is None:
+            zones = self._places.country_zones(country, "")
+        else:
+            zones = self._zones_with(country, "", known_zone)
         return self._jurisdiction(country, _all_subdivisions(pack) if divided else (), zones)
 
     def hours(
@@ -239,16 +243,22 @@ class Packs:
 
     def _in_zone(self, area: str, country: str, known_zone: str) -> Jurisdiction:
         """The jurisdiction of somebody whose zone is known; of states only the number tells."""
-        zones: tuple[str, ...] = (known_zone,)
-        try:
-            zone(known_zone)
-        except KeyError:  # known when it was accepted, by another release of tzdata
-            zones = self._places.country_zones(country, "1" if area else "")
         pack = self.pack(country)
+        zones = self._zones_with(country, "1" if area else "", known_zone)
         subdivisions: tuple[str, ...] = ()
         if pack.data.subdivisions and country == pack.id:
             subdivisions = self._places.subdivisions(area) or _all_subdivisions(pack)
         return self._jurisdiction(country, subdivisions, zones)
+
+    def _zones_with(self, country: str, code: str, known_zone: str) -> tuple[str, ...]:
+        """A known zone alone, where the country or a territory under its rules has it; else beside every zone."""
+        pack = self.pack(country)
+        try:
+            if self._places.keeps((country, pack.id, *pack.data.covers), code, known_zone):
+                return (known_zone,)
+        except KeyError:  # known when it was accepted, by another release of tzdata
+            return self._places.country_zones(country, code)
+        return (*self._places.country_zones(country, code), known_zone)
 
     def _rules_of(
         self, jurisdiction: Jurisdiction, category: Category, widen: bool

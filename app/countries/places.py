@@ -111,6 +111,16 @@ class Places:
         zones = self.country_zones(country, "") if country in self._zone_tab else ()
         return zones if len(zones) == 1 else ()
 
+    def keeps(self, countries: Sequence[str], code: str, name: str) -> bool:
+        """Whether a zone keeps the time of one of these countries. `KeyError` if there is no such zone."""
+        time = _timekeeping(name)
+        return any(
+            time == _timekeeping(own)
+            for country in countries
+            if country in self._zone_tab
+            for own in self.country_zones(country, code)
+        )
+
     def subdivisions(self, e164: str) -> tuple[str, ...]:
         """The US states of a number's area code ("US-FL"); empty when it tells none."""
         return tuple(self._states.get(e164[2:5], ())) if e164[:2] == "+1" else ()

@@ -138,7 +138,7 @@ WITH given AS (
 ), gone AS (
     DELETE FROM suppressions s USING given g
     WHERE s.tenant_id = $1::int AND s.recipient = g.recipient AND s.sender = g.sender
-      AND ($4::text[] IS NULL OR s.source = ANY($4))
+      AND (s.source = ANY($4) OR ($4::text[] IS NULL AND s.source <> 'erasure')) -- an erased person's stands for good
     RETURNING s.recipient, s.sender, s.source, s.reason
 )
 INSERT INTO rule_events (tenant_id, recipient, kind, scope, evidence, actor, at)

@@ -356,6 +356,8 @@ async def test_a_person_is_forgotten_and_it_can_be_proved(api: Any, queue: Queue
     assert b"+12025550145" in (await api.get(f"/v1/messages?batch={batch.json['id']}")).raw
     assert (await api.get(f"/v1/messages?to={path}")).json["data"] == []
     assert await letter(api, queue, to) == "s", "and never again"
+    assert (await api.call("DELETE", f"/v1/suppressions/{path}")).status == 404
+    assert await letter(api, queue, to) == "s", "whoever would lift it"
     standing = (await api.get(f"/v1/suppressions/{path}")).json
     assert {(one["to"], one["reason"]) for one in standing["suppressed"]} >= {(None, "erased")}
     again = await api.post(

@@ -124,6 +124,19 @@ def test_the_contacts_zone_goes_before_the_numbers() -> None:
     assert now < decision.waits[0].until
 
 
+@pytest.mark.parametrize("elsewhere", ["America/New_York", "Etc/GMT+12", "Factory", "Pacific/Kiritimati"])
+def test_a_zone_that_the_country_does_not_have_opens_nothing(elsewhere: str) -> None:
+    desk = desk_with()
+    for hour in range(24):
+        now = at(f"2027-02-17 {hour:02}:00", "Asia/Ho_Chi_Minh")
+        alone = decide(desk, now, "+84912345678", country="VN")
+        both = decide(desk, now, ("+84912345678", elsewhere), country="VN")
+        assert not (both.go and alone.waits)
+    assert decide(
+        desk, at("2027-02-17 12:00", "Asia/Saigon"), ("+84912345678", "Asia/Saigon"), country="VN"
+    ).go
+
+
 def test_a_zone_that_tzdata_no_longer_has_is_as_good_as_none() -> None:
     now = at("2027-02-17 18:00", "Australia/Perth")
     assert not decide(desk_with(), now, (SYDNEY, "Australia/Atlantis"), country="AU").go

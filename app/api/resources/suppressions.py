@@ -263,5 +263,7 @@ async def release_number(
         evidence={"reason": reason},
     )
     if not released:
-        raise Problem(404, "not_found", "there is no such suppression")
+        raise Problem(
+            404, "not_found", "there is no suppression that could be lifted; an erased person's stands"
+        )
     return Released(released=released)
