@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -201,6 +202,10 @@ async def _explain(api: Any) -> Ask:
         await rules.load_copy(driver, queue)
         await epochs.finish(driver, queue.epoch)
     await queue.close()
+    deadline = time.monotonic() + 30
+    while (await api.post("/v1/messages/explain", api.message())).status == 503:  # it joins within a second
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
     return Ask("/v1/messages/explain", api.message(), api.message(body="another"))
 
 

@@ -229,7 +229,7 @@ async def _served(api: Api, process: subprocess.Popen, url: str, workers: int) -
         await asyncio.sleep(0.05)
     headers = {"Authorization": f"Bearer {api.key}"}
     async with api.session.post(url + "/v1/messages", json=api.message(), headers=headers) as reply:
-        assert reply.status == 202
+        assert reply.status == 202, reply.raw
         accepted = await reply.json()
     if workers > 1:  # any worker answers for all
         deadline = time.monotonic() + 20
@@ -335,8 +335,8 @@ async def test_a_body_that_keeps_its_pace_may_take_longer_than_any_allowance(api
 
     reply = await api.call(
         "POST",
-        "/v1/batches/upload?category=transactional&body=Hi",
+        "/v1/batches/upload?category=transactional&body=Hi&sender=12025550100",
         data=rows(),
         headers={"content-type": "text/csv"},
     )
-    assert reply.status == 202
+    assert reply.status == 202, reply.raw

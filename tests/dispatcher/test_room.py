@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from app.domain import text
 from app.domain.message import Category, State
 from app.queue import lanes
 from app.store import config, dispatch
@@ -83,6 +84,7 @@ class Stuck:
     """Bound, with a window that never frees."""
 
     name = "stuck"
+    coding = asked_coding = text.Coding()
 
     def __init__(self, name: str, window: int = 10) -> None:
         self.name = name

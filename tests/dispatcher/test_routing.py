@@ -205,6 +205,7 @@ CASES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.soak  # its weak point: a text that is tried again may go by the next gateway
 async def test_what_is_explained_is_what_happens(
     make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until, api_of: Callable[[World], Awaitable[Api]]
 ) -> None:

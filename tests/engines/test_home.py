@@ -45,7 +45,7 @@ def _volley_up(data_dir: Path, uid: int) -> subprocess.CompletedProcess[str]:
 @as_root
 @pytest.mark.parametrize("mode", [0o700, 0o755])
 def test_a_data_directory_out_of_reach(tmp_path: Path, mode: int):
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(folder.stat().st_mode | 0o055)
     closed = tmp_path / "closed"
     closed.mkdir()
@@ -60,7 +60,7 @@ def test_a_data_directory_out_of_reach(tmp_path: Path, mode: int):
 
 @as_root
 def test_a_user_without_a_name(tmp_path: Path):
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(folder.stat().st_mode | 0o055)
     data_dir = tmp_path / "data"
     data_dir.mkdir()
