@@ -155,13 +155,11 @@ class Packs:
 
     def anywhere(self, country: str, known_zone: str | None = None) -> Jurisdiction:
         """A country of whose recipient no number is known: every zone, and every state with rules of its own."""
-        pack = self.pack(country)
-        divided = pack.id == country and pack.data.subdivisions
         if known_zone is None:
             zones = self._places.country_zones(country, "")
         else:
             zones = self._zones_with(country, "", known_zone)
-        return self._jurisdiction(country, _all_subdivisions(pack) if divided else (), zones)
+        return self._jurisdiction(country, self._states("", country), zones)
 
     def hours(
         self,
@@ -235,20 +233,19 @@ class Packs:
 
     def _north_american(self, area: str, country: str) -> Jurisdiction:
         """The jurisdiction of an area code, written "+1305"."""
-        pack = self.pack(country)
-        subdivisions: tuple[str, ...] = ()
-        if pack.data.subdivisions and country == pack.id:
-            subdivisions = self._places.subdivisions(area) or _all_subdivisions(pack)
-        return self._jurisdiction(country, subdivisions, self._places.zones(area, country))
+        return self._jurisdiction(country, self._states(area, country), self._places.zones(area, country))
 
     def _in_zone(self, area: str, country: str, known_zone: str) -> Jurisdiction:
         """The jurisdiction of somebody whose zone is known; of states only the number tells."""
-        pack = self.pack(country)
         zones = self._zones_with(country, "1" if area else "", known_zone)
-        subdivisions: tuple[str, ...] = ()
-        if pack.data.subdivisions and country == pack.id:
-            subdivisions = self._places.subdivisions(area) or _all_subdivisions(pack)
-        return self._jurisdiction(country, subdivisions, zones)
+        return self._jurisdiction(country, self._states(area, country), zones)
+
+    def _states(self, area: str, country: str) -> tuple[str, ...]:
+        """The states with rules of their own that an area code ("+1305"; "": unknown) may lie in."""
+        pack = self.pack(country)
+        if not pack.data.subdivisions or country != pack.id:
+            return ()
+        return self._places.subdivisions(area) or _all_subdivisions(pack)
 
     def _zones_with(self, country: str, code: str, known_zone: str) -> tuple[str, ...]:
         """A known zone alone, where the country or a territory under its rules has it; else beside every zone."""
