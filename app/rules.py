@@ -458,7 +458,7 @@ async def _copy_contacts(driver: asyncpg.Connection, queue: Queue, cap_window_s:
             for one in page
             if one.organisation_id is not None
         ]
-        await fast.remember_contacts(queue, contacts, keep_s * 1000)
+        await fast.remember_contacts(queue, contacts)
 
 
 async def _copy_suppressions(driver: asyncpg.Connection, queue: Queue) -> None:
@@ -493,6 +493,12 @@ async def _copy_consents(driver: asyncpg.Connection, queue: Queue) -> None:
                 by_tenant[tenant_id][field] = value
             for tenant_id, fields in by_tenant.items():
                 await fast.set_consents(queue, tenant_id, fields)
+
+
+async def forget_contacts(driver: asyncpg.Connection, queue: Queue, keep_s: float) -> None:
+    """Contacts older than that are counted by no limit: off the copy, too."""
+    organisations = await tenant_rules.organisation_ids(driver)
+    await fast.forget_contacts(queue, await book.tenant_ids(driver), organisations, int(keep_s * 1000))
 
 
 # -- after a failover

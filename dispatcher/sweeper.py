@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import msgspec
 
-from app import erasure
+from app import erasure, rules
 from app.countries.packs import Packs
 from app.domain import ids
 from app.domain.recipient import to_check
@@ -348,4 +348,5 @@ class Sweeper:
                 await registries.stale(driver, datetime.now(UTC))
             )
             await batches.abandon(driver, ABANDONED_S)
+            await rules.forget_contacts(driver, self._queue, keep_s)
         await lanes.forget_batches(self._queue, time.time() - KEEP_BATCHES_S)

@@ -39,7 +39,6 @@ from app.store.engine import Database
 PACK, PARCELS = 100, 10  # messages a parcel, parcels a cycle
 TENANT = 1
 MEMBERS = 5_000
-WINDOW_MS = 86_400_000
 NOON = 18 * 3_600  # UTC: noon or so in the United States
 
 
@@ -75,7 +74,7 @@ async def fill(queue: Queue, suppressions: int, histories: int) -> tuple[dict[st
     for first in range(0, histories, MEMBERS):
         some = recipients(first, min(MEMBERS, histories - first))
         contacts = [fast.tenants_contact(TENANT, one, one + one, now_ms - 3_600_000) for one in some]
-        await fast.remember_contacts(queue, contacts, WINDOW_MS)
+        await fast.remember_contacts(queue, contacts)
         people += some
     counted = await memory(queue)
     for first in range(0, len(people), MEMBERS):

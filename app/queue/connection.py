@@ -25,6 +25,7 @@ SCRIPTS = (
     "check",
     "uncount",
     "remember",
+    "forget",
     "withdraw",
 )
 SOCKET_TIMEOUT_S = 5

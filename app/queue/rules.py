@@ -27,6 +27,7 @@ CAPPED, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT = "c", "t", "g", "o"
 LIMITS = frozenset((CAPPED, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT))
 EXPRESS, SOFT, INQUIRY, WITHDRAWN = "e", "s", "i", "w"
 CHUNK = 5_000
+PAGE = 500  # histories looked at in one call: others wait for it
 TOKEN_BYTES = 8  # the last of a message's id: random, and its place in the pack
 _RECORD = struct.Struct(">Q")
 _WORD = struct.Struct(">cII")
@@ -109,7 +110,7 @@ async def check(queue: Queue, questions: Sequence[Question]) -> list[Answer]:
 
 def _call(queue: Queue, owner: str, q: Question) -> tuple[list[bytes], list[object]]:
     keys = [
-        _key(queue, owner, part) for part in ("suppressed", f"listed:{q.registry}", "consents", "history:")
+        _key(queue, owner, part) for part in ("suppressed", f"listed:{q.registry}", "consents", "histories")
     ]
     args: list[object] = [
         SENTINEL, q.sender, q.brand, b"1" if q.registry else b"0", _consent(q), *q.ages,
@@ -186,7 +187,7 @@ async def _uncount(queue: Queue, owner: str, items: Sequence[tuple[bytes, bytes]
     if items:
         people = b"".join([recipient for recipient, _ in items])
         tokens = b"".join([token[-TOKEN_BYTES:] for _, token in items])
-        await queue.script("uncount", [_key(queue, owner, "history:")], [people, tokens])
+        await queue.script("uncount", [_key(queue, owner, "histories")], [people, tokens])
 
 
 # -- writing what PostgreSQL has
@@ -272,7 +273,7 @@ def organisations_contact(organisation_id: int, recipient: bytes, message_id: by
     return Contact(_organisation(organisation_id), recipient, message_id, at_ms)
 
 
-async def remember_contacts(queue: Queue, contacts: Iterable[Contact], keep_ms: int) -> None:
+async def remember_contacts(queue: Queue, contacts: Iterable[Contact]) -> None:
     """Contact history, oldest first, while an epoch is built."""
     by_owner: dict[str, list[Contact]] = defaultdict(list)
     for contact in contacts:
@@ -281,8 +282,20 @@ async def remember_contacts(queue: Queue, contacts: Iterable[Contact], keep_ms: 
     for owner, of_owner in by_owner.items():
         people = b"".join([one.recipient for one in of_owner])
         records = b"".join([one.record for one in of_owner])
-        queue.queue_script(pipe, "remember", [_key(queue, owner, "history:")], [keep_ms, people, records])
+        queue.queue_script(pipe, "remember", [_key(queue, owner, "histories")], [people, records])
     await queue.execute(pipe)
+
+
+async def forget_contacts(
+    queue: Queue, tenant_ids: Iterable[int], organisation_ids: Iterable[int], keep_ms: int
+) -> None:
+    """Drop histories whose newest contact is older than that: no limit counts it. A page a call."""
+    for owner in [*map(_tenant, tenant_ids), *map(_organisation, organisation_ids)]:
+        cursor: Any = b"0"
+        while True:
+            cursor = await queue.script("forget", [_key(queue, owner, "histories")], [cursor, PAGE, keep_ms])
+            if cursor == b"0":
+                break
 
 
 async def mark_whole(queue: Queue, tenant_ids: Iterable[int], organisation_ids: Iterable[int] = ()) -> None:

@@ -106,9 +106,25 @@ async def test_a_rebuilt_history_counts(queue: Queue) -> None:
         rules.tenants_contact(1, ANN, token(b"m0"), now_ms - 61_000),
         rules.tenants_contact(1, ANN, token(b"m1"), now_ms),
     ]
-    await rules.remember_contacts(queue, [*contacts, contacts[-1]], WINDOW_MS)
+    await rules.remember_contacts(queue, [*contacts, contacts[-1]])
     assert await verdicts(queue, ask(ANN, cap=2, tokens=[b"m2"])) == ["."]
     assert await verdicts(queue, ask(ANN, cap=2, tokens=[b"m3"])) == ["c"]
+
+
+async def test_histories_that_no_limit_counts_are_dropped(queue: Queue) -> None:
+    now_ms = int((await queue.client.time())[0]) * 1000
+    people = [n.to_bytes(8, "big") for n in range(2_000)]
+    old = [rules.tenants_contact(1, one, token(b"m0"), now_ms - 90_000) for one in people]
+    await rules.remember_contacts(queue, [*old, rules.tenants_contact(1, people[7], token(b"m1"), now_ms)])
+    await rules.remember_contacts(queue, [rules.organisations_contact(3, ANN, token(b"m2"), now_ms - 90_000)])
+    await rules.forget_contacts(queue, [1], [3], WINDOW_MS)
+    assert await queue.client.hkeys(f"v{queue.epoch}:{{t1}}:histories") == [people[7]]
+    assert not await queue.client.exists(f"v{queue.epoch}:{{o3}}:histories")
+
+
+async def test_one_person_asked_about_twice_at_once_is_counted_twice(queue: Queue) -> None:
+    assert await verdicts(queue, ask(ANN, BOB, ANN, ANN, cap=2, tokens=[b"1", b"2", b"3", b"4"])) == ["...c"]
+    assert await verdicts(queue, ask(ANN, BOB, cap=2, tokens=[b"5", b"6"])) == ["c."]
 
 
 async def test_the_answer_says_when_a_limit_is_free(queue: Queue) -> None:

@@ -1,5 +1,5 @@
 -- May these recipients of one tenant get this text now? Suppressions, do-not-call list, consent, then contact history.
--- KEYS: suppressions, do-not-call list of the country, consents, history prefix
+-- KEYS: suppressions, do-not-call list of the country, consents, histories
 -- ARGV: 1 sentinel  2 sender  3 brand's scope ('': none)  4 ask the list?  5 consent: 1 needed, 2 none withdrawn, 0 not asked
 --   6-8 how old (s) an express, a soft and an inquiry consent may be (0: any, -1: does not do)  9 recipients, 8 bytes each
 --   10 history kept (ms; 0: not asked)  11 only ask, count nothing?  12 the same text again after (ms; 0: whenever)
@@ -68,7 +68,7 @@ for c = 17, #ARGV, 4 do
   limits[#limits + 1] = { ARGV[c], tonumber(ARGV[c + 1]), tonumber(ARGV[c + 2]), ARGV[c + 3] == '1' }
 end
 local stamp, mark = pack_int('>I6', now), contact and '\1' or '\0'
-local tokens, contents, prefix, none = ARGV[15], ARGV[16], KEYS[4], '\0\0\0\0\0'
+local tokens, contents, none = ARGV[15], ARGV[16], '\0\0\0\0\0'
 local k, free = #limits, {}
 
 -- how many contacts of a history count against a limit, from its first live record on; and when the one that frees it was
@@ -85,42 +85,50 @@ local function count(history, from, limit, wanted)
   return n, nil
 end
 
+local going, places = {}, {}
 for i = 1, n do
-  if letters[i] == '.' then
-    local key = prefix .. who[i]
-    local token, content = sub(tokens, 8 * i - 7, 8 * i), sub(contents, 5 * i - 4, 5 * i)
-    local history = redis.call('GET', key) or ''
-    local known, verdict, frees, from = false, '.', 0, 1
-    for p = 1, #history, 24 do
-      if from == p and unpack_int('>I6', history, p) + keep <= now then from = p + 24
-      elseif sub(history, p + 6, p + 13) == token then known = true
-      elseif again > 0 and sub(history, p + 19, p + 23) == content
-          and unpack_int('>I6', history, p) + again > now then verdict = 'r' end
-    end
-    if not known then
-      if verdict == '.' then
-        for c = 1, k do
-          local limit = limits[c]
-          local most = limit[2]
-          -- a history that is too short to fill the limit needs no counting
-          if most <= 0 or #history - from + 1 >= 24 * most then
-            local counted, at = count(history, from, limit, most)
-            if counted >= most then
-              if verdict == '.' then verdict = limit[1] end
-              local when = (most <= 0 and now or at) + limit[3]
-              if when > frees then frees = when end
-            end
+  if letters[i] == '.' then going[#going + 1], places[#places + 1] = who[i], i end
+end
+if #going == 0 then return { table.concat(letters) } end
+local histories = redis.call('HMGET', KEYS[4], unpack(going))
+local counted, written = {}, {} -- who is asked about twice has been counted once
+for g = 1, #going do
+  local one, i = going[g], places[g]
+  local token, content = sub(tokens, 8 * i - 7, 8 * i), sub(contents, 5 * i - 4, 5 * i)
+  local history = counted[one] or histories[g] or ''
+  local known, verdict, frees, from = false, '.', 0, 1
+  for p = 1, #history, 24 do
+    if from == p and unpack_int('>I6', history, p) + keep <= now then from = p + 24
+    elseif sub(history, p + 6, p + 13) == token then known = true
+    elseif again > 0 and sub(history, p + 19, p + 23) == content
+        and unpack_int('>I6', history, p) + again > now then verdict = 'r' end
+  end
+  if not known then
+    if verdict == '.' then
+      for c = 1, k do
+        local limit = limits[c]
+        local most = limit[2]
+        -- a history that is too short to fill the limit needs no counting
+        if most <= 0 or #history - from + 1 >= 24 * most then
+          local made, at = count(history, from, limit, most)
+          if made >= most then
+            if verdict == '.' then verdict = limit[1] end
+            local when = (most <= 0 and now or at) + limit[3]
+            if when > frees then frees = when end
           end
         end
       end
-      letters[i] = verdict
-      if frees > 0 then free[#free + 1], free[#free + 2] = i - 1, frees end
-      if verdict == '.' and not only_ask then
-        if from > 1 then history = sub(history, from) end
-        if content == '' then content = none end
-        redis.call('SET', key, history .. stamp .. token .. mark .. campaign .. content, 'PX', keep)
-      end
+    end
+    letters[i] = verdict
+    if frees > 0 then free[#free + 1], free[#free + 2] = i - 1, frees end
+    if verdict == '.' and not only_ask then
+      if from > 1 then history = sub(history, from) end
+      if content == '' then content = none end
+      history = history .. stamp .. token .. mark .. campaign .. content
+      counted[one] = history
+      written[#written + 1], written[#written + 2] = one, history
     end
   end
 end
+if #written > 0 then redis.call('HSET', KEYS[4], unpack(written)) end
 return { table.concat(letters), unpack(free) }
