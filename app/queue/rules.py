@@ -117,13 +117,21 @@ def _call(queue: Queue, owner: str, q: Question) -> tuple[list[bytes], list[obje
         b"".join(q.recipients), q.keep_ms,
     ]  # fmt: skip
     if q.keep_ms:
-        args += (
-            b"1" if q.only_ask else b"0", q.duplicate_ms, b"1" if q.contact else b"0", q.campaign,
-            b"".join([token[-TOKEN_BYTES:] for token in q.tokens]), b"".join(q.contents),
-        )  # fmt: skip
+        args += (b"1" if q.only_ask else b"0", q.duplicate_ms, _records(q))
         for cap in q.caps:
             args += (cap.letter, cap.max, cap.window_ms, b"1" if cap.of_campaign else b"0")
     return keys, args
+
+
+def _records(q: Question) -> bytes:
+    """Of each recipient what its history keeps but for the time; see check.lua."""
+    kind = (b"\x01" if q.contact else b"\x00") + q.campaign
+    if not q.contents:
+        kind += NO_CONTENT
+        return b"".join([token[-TOKEN_BYTES:] + kind for token in q.tokens])
+    return b"".join(
+        [token[-TOKEN_BYTES:] + kind + content for token, content in zip(q.tokens, q.contents, strict=True)]
+    )
 
 
 def _consent(q: Question) -> bytes:

@@ -3,13 +3,14 @@
 -- ARGV: 1 sentinel  2 sender  3 brand's scope ('': none)  4 ask the list?  5 consent: 1 needed, 2 none withdrawn, 0 not asked
 --   6-8 how old (s) an express, a soft and an inquiry consent may be (0: any, -1: does not do)  9 recipients, 8 bytes each
 --   10 history kept (ms; 0: not asked)  11 only ask, count nothing?  12 the same text again after (ms; 0: whenever)
---   13 counts as a contact?  14 campaign (4 bytes)  15 tokens, 8 bytes each  16 contents, 5 bytes each ('': none)
---   17... limits: letter, max, window (ms), of this campaign only?
+--   13 the record of each without its time  14... limits: letter, max, window (ms), of this campaign only?
 -- A history is a string of records: time (6, ms), token (8), contact (1), campaign (4), content (5).
 -- Returns false when the copy is not whole, else a string of one letter each: . pass, s suppressed, d do-not-call,
 --   n no consent, x consent expired, r repeated text, or the limit's letter; then place and time (ms) at which a limit is free
+-- Few strings are made for each recipient: each is paid for again when it is collected.
 if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 0 then return false end
-local sub, byte, unpack_int, pack_int = string.sub, string.byte, struct.unpack, struct.pack
+local EXPRESS, SOFT, INQUIRY, WITHDRAWN = 101, 115, 105, 119 -- e, s, i, w
+local sub, byte, find, unpack_int = string.sub, string.byte, string.find, struct.unpack
 local sender, brand, people = ARGV[2], ARGV[3], ARGV[9]
 local n = #people / 8
 local who, asked, letters = {}, {}, {}
@@ -34,7 +35,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if ARGV[5] ~= '0' then
   local needed = ARGV[5] == '1'
-  local age = { e = tonumber(ARGV[6]), s = tonumber(ARGV[7]), i = tonumber(ARGV[8]) }
+  local age = { [EXPRESS] = tonumber(ARGV[6]), [SOFT] = tonumber(ARGV[7]), [INQUIRY] = tonumber(ARGV[8]) }
   local fields = who
   if brand ~= '' then
     fields = {}
@@ -47,13 +48,13 @@ if ARGV[5] ~= '0' then
       local all, own = found[2 * i - 1], found[2 * i]
       word = all
       if own and (not all or sub(own, 2, 5) > sub(all, 2, 5)
-          or (sub(own, 2, 5) == sub(all, 2, 5) and sub(all, 1, 1) ~= 'w')) then word = own end
+          or (sub(own, 2, 5) == sub(all, 2, 5) and byte(all) ~= WITHDRAWN)) then word = own end
     end
     if letters[i] ~= '.' then -- stopped already
     elseif not word then if needed then letters[i] = 'n' end
-    elseif sub(word, 1, 1) == 'w' then letters[i] = 'n'
+    elseif byte(word) == WITHDRAWN then letters[i] = 'n'
     elseif needed then
-      local oldest, said = age[sub(word, 1, 1)], unpack_int('>I4', word, 2)
+      local oldest, said = age[byte(word)], unpack_int('>I4', word, 2)
       local ends = unpack_int('>I4', word, 6)
       if oldest < 0 then letters[i] = 'n'
       elseif (oldest > 0 and (said + oldest) * 1000 <= now) or (ends > 0 and ends * 1000 <= now) then letters[i] = 'x' end
@@ -62,14 +63,23 @@ if ARGV[5] ~= '0' then
 end
 local keep = tonumber(ARGV[10])
 if keep == 0 then return { table.concat(letters) } end
-local only_ask, again, contact, campaign = ARGV[11] == '1', tonumber(ARGV[12]), ARGV[13] == '1', ARGV[14]
+local only_ask, again, records = ARGV[11] == '1', tonumber(ARGV[12]), ARGV[13]
 local limits = {}
-for c = 17, #ARGV, 4 do
+for c = 14, #ARGV, 4 do
   limits[#limits + 1] = { ARGV[c], tonumber(ARGV[c + 1]), tonumber(ARGV[c + 2]), ARGV[c + 3] == '1' }
 end
-local stamp, mark = pack_int('>I6', now), contact and '\1' or '\0'
-local tokens, contents, none = ARGV[15], ARGV[16], '\0\0\0\0\0'
+local stamp, campaign = struct.pack('>I6', now), sub(records, 10, 13)
 local k, free = #limits, {}
+
+-- whether a history has a record with these bytes at that place (1...), made after `since`
+local function has(history, bytes, place, since)
+  local p = find(history, bytes, place, true)
+  while p do
+    if (p - place) % 24 == 0 and unpack_int('>I6', history, p - place + 1) > since then return true end
+    p = find(history, bytes, p + 1, true)
+  end
+  return false
+end
 
 -- how many contacts of a history count against a limit, from its first live record on; and when the one that frees it was
 local function count(history, from, limit, wanted)
@@ -94,14 +104,12 @@ local histories = redis.call('HMGET', KEYS[4], unpack(going))
 local counted, written = {}, {} -- who is asked about twice has been counted once
 for g = 1, #going do
   local one, i = going[g], places[g]
-  local token, content = sub(tokens, 8 * i - 7, 8 * i), sub(contents, 5 * i - 4, 5 * i)
   local history = counted[one] or histories[g] or ''
-  local known, verdict, frees, from = false, '.', 0, 1
-  for p = 1, #history, 24 do
-    if from == p and unpack_int('>I6', history, p) + keep <= now then from = p + 24
-    elseif sub(history, p + 6, p + 13) == token then known = true
-    elseif again > 0 and sub(history, p + 19, p + 23) == content
-        and unpack_int('>I6', history, p) + again > now then verdict = 'r' end
+  local verdict, frees, from, known = '.', 0, 1, false
+  while from <= #history and unpack_int('>I6', history, from) + keep <= now do from = from + 24 end
+  if from <= #history then
+    known = has(history, sub(records, 18 * i - 17, 18 * i - 10), 7, now - keep)
+    if again > 0 and has(history, sub(records, 18 * i - 4, 18 * i), 20, now - again) then verdict = 'r' end
   end
   if not known then
     if verdict == '.' then
@@ -123,8 +131,7 @@ for g = 1, #going do
     if frees > 0 then free[#free + 1], free[#free + 2] = i - 1, frees end
     if verdict == '.' and not only_ask then
       if from > 1 then history = sub(history, from) end
-      if content == '' then content = none end
-      history = history .. stamp .. token .. mark .. campaign .. content
+      history = history .. stamp .. sub(records, 18 * i - 17, 18 * i)
       counted[one] = history
       written[#written + 1], written[#written + 2] = one, history
     end
