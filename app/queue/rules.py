@@ -109,11 +109,13 @@ async def check(queue: Queue, questions: Sequence[Question]) -> list[Answer]:
 
 
 def _call(queue: Queue, owner: str, q: Question) -> tuple[list[bytes], list[object]]:
-    keys = [
-        _key(queue, owner, part) for part in ("suppressed", f"listed:{q.registry}", "consents", "histories")
-    ]
+    parts = (
+        "suppressed", f"suppressed:{q.sender}", f"suppressed:{q.brand}", f"listed:{q.registry}",
+        "consents", "histories",
+    )  # fmt: skip
+    keys = [_key(queue, owner, part) for part in parts]
     args: list[object] = [
-        SENTINEL, q.sender, q.brand, b"1" if q.registry else b"0", _consent(q), *q.ages,
+        SENTINEL, q.brand, b"1" if q.registry else b"0", _consent(q), *q.ages,
         b"".join(q.recipients), q.keep_ms,
     ]  # fmt: skip
     if q.keep_ms:
@@ -202,7 +204,7 @@ async def _uncount(queue: Queue, owner: str, items: Sequence[tuple[bytes, bytes]
 
 
 def member(recipient: bytes, scope: str) -> bytes:
-    """A suppression's member: of one sender, of a brand, or ('') of every sender of the tenant."""
+    """A suppression: of one sender, of a brand, or ('') of every sender of the tenant. Or a consent's field."""
     return recipient + scope.encode()
 
 
@@ -212,13 +214,26 @@ def word(kind: str, said_s: float, ends_s: float | None) -> bytes:
 
 
 async def suppress(queue: Queue, tenant_id: int, members: Sequence[bytes]) -> None:
-    """Add to the copy; PostgreSQL has it already."""
-    await _in_chunks(queue, "sadd", _key(queue, _tenant(tenant_id), "suppressed"), members)
+    """Add to the copy; PostgreSQL has it already. `members`: by `member`."""
+    for key, people in _by_scope(queue, tenant_id, members):
+        await _in_chunks(queue, "sadd", key, people)
 
 
 async def release(queue: Queue, tenant_id: int, members: Sequence[bytes]) -> None:
     """Take suppressions off the copy."""
-    await _in_chunks(queue, "srem", _key(queue, _tenant(tenant_id), "suppressed"), members)
+    for key, people in _by_scope(queue, tenant_id, members):
+        await _in_chunks(queue, "srem", key, people)
+
+
+def _by_scope(
+    queue: Queue, tenant_id: int, members: Sequence[bytes]
+) -> Iterable[tuple[bytes, Sequence[bytes]]]:
+    """The sets that have these members: of every sender, and one of each scope."""
+    scopes: dict[bytes, list[bytes]] = defaultdict(list)
+    for one in members:
+        scopes[one[8:]].append(one[:8])
+    key = _key(queue, _tenant(tenant_id), "suppressed")
+    return ((key + b":" + scope if scope else key, people) for scope, people in scopes.items())
 
 
 async def enlist(queue: Queue, tenant_id: int, country: str, recipients: Sequence[bytes]) -> None:
@@ -319,17 +334,18 @@ async def mark_whole(queue: Queue, tenant_ids: Iterable[int], organisation_ids: 
 
 async def suppressed(queue: Queue, tenant_id: int) -> AsyncIterator[list[tuple[bytes, str]]]:
     """(recipient, scope) of every suppression, in pages."""
-    cursor = 0
-    while True:
-        answer: Any = await queue.client.sscan(
-            _key(queue, _tenant(tenant_id), "suppressed"), cursor, count=CHUNK
-        )
-        cursor, found = answer
-        page = [(one[:8], one[8:].decode()) for one in found if one != SENTINEL]
-        if page:
-            yield page
-        if not cursor:
-            return
+    of_all = _key(queue, _tenant(tenant_id), "suppressed")
+    keys = [of_all] + [key async for key in queue.client.scan_iter(of_all + b":*", count=CHUNK)]
+    for key in keys:
+        scope, cursor = key[len(of_all) + 1 :].decode(), 0
+        while True:
+            answer: Any = await queue.client.sscan(key, cursor, count=CHUNK)
+            cursor, found = answer
+            page = [(one, scope) for one in found if one != SENTINEL]
+            if page:
+                yield page
+            if not cursor:
+                break
 
 
 async def withdrawn(queue: Queue, tenant_id: int) -> AsyncIterator[list[tuple[bytes, str, int]]]:

@@ -1,9 +1,10 @@
 -- May these recipients of one tenant get this text now? Suppressions, do-not-call list, consent, then contact history.
--- KEYS: suppressions, do-not-call list of the country, consents, histories
--- ARGV: 1 sentinel  2 sender  3 brand's scope ('': none)  4 ask the list?  5 consent: 1 needed, 2 none withdrawn, 0 not asked
---   6-8 how old (s) an express, a soft and an inquiry consent may be (0: any, -1: does not do)  9 recipients, 8 bytes each
---   10 history kept (ms; 0: not asked)  11 only ask, count nothing?  12 the same text again after (ms; 0: whenever)
---   13 the record of each without its time  14... limits: letter, max, window (ms), of this campaign only?
+-- KEYS: 1 suppressions of every sender  2 of this one  3 of its brand  4 do-not-call list of the country  5 consents
+--   6 histories
+-- ARGV: 1 sentinel  2 brand's scope ('': none)  3 ask the list?  4 consent: 1 needed, 2 none withdrawn, 0 not asked
+--   5-7 how old (s) an express, a soft and an inquiry consent may be (0: any, -1: does not do)  8 recipients, 8 bytes each
+--   9 history kept (ms; 0: not asked)  10 only ask, count nothing?  11 the same text again after (ms; 0: whenever)
+--   12 the record of each without its time  13... limits: letter, max, window (ms), of this campaign only?
 -- A history is a string of records: time (6, ms), token (8), contact (1), campaign (4), content (5).
 -- Returns false when the copy is not whole, else a string of one letter each: . pass, s suppressed, d do-not-call,
 --   n no consent, x consent expired, r repeated text, or the limit's letter; then place and time (ms) at which a limit is free
@@ -11,37 +12,36 @@
 if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 0 then return false end
 local EXPRESS, SOFT, INQUIRY, WITHDRAWN = 101, 115, 105, 119 -- e, s, i, w
 local sub, byte, find, unpack_int = string.sub, string.byte, string.find, struct.unpack
-local sender, brand, people = ARGV[2], ARGV[3], ARGV[9]
+local brand, people = ARGV[2], ARGV[8]
 local n = #people / 8
-local who, asked, letters = {}, {}, {}
-local per = brand == '' and 2 or 3
-for i = 1, n do
-  local one, at = sub(people, 8 * i - 7, 8 * i), per * (i - 1)
-  who[i], letters[i] = one, '.'
-  asked[at + 1], asked[at + 2] = one, one .. sender
-  if per == 3 then asked[at + 3] = one .. brand end
-end
-local found = redis.call('SMISMEMBER', KEYS[1], unpack(asked))
-for i = 1, #found do
-  if found[i] == 1 then letters[math.floor((i - 1) / per) + 1] = 's' end
-end
-if ARGV[4] == '1' then
-  found = redis.call('SMISMEMBER', KEYS[2], unpack(who))
+local who, letters = { struct.unpack(string.rep('c8', n), people) }, {}
+who[n + 1] = nil -- where the unpacking ended
+for i = 1, n do letters[i] = '.' end
+
+-- who of them is in that set gets this letter
+local function mark(key, letter)
+  if redis.call('EXISTS', key) == 0 then return end
+  local found = redis.call('SMISMEMBER', key, unpack(who))
   for i = 1, n do
-    if found[i] == 1 and letters[i] == '.' then letters[i] = 'd' end
+    if found[i] == 1 and letters[i] == '.' then letters[i] = letter end
   end
 end
+
+mark(KEYS[1], 's')
+mark(KEYS[2], 's')
+if brand ~= '' then mark(KEYS[3], 's') end
+if ARGV[3] == '1' then mark(KEYS[4], 'd') end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-if ARGV[5] ~= '0' then
-  local needed = ARGV[5] == '1'
-  local age = { [EXPRESS] = tonumber(ARGV[6]), [SOFT] = tonumber(ARGV[7]), [INQUIRY] = tonumber(ARGV[8]) }
+if ARGV[4] ~= '0' then
+  local needed = ARGV[4] == '1'
+  local age = { [EXPRESS] = tonumber(ARGV[5]), [SOFT] = tonumber(ARGV[6]), [INQUIRY] = tonumber(ARGV[7]) }
   local fields = who
   if brand ~= '' then
     fields = {}
     for i = 1, n do fields[2 * i - 1], fields[2 * i] = who[i], who[i] .. brand end
   end
-  found = redis.call('HMGET', KEYS[3], unpack(fields))
+  local found = redis.call('HMGET', KEYS[5], unpack(fields))
   for i = 1, n do
     local word = found[i]
     if brand ~= '' then -- the newer word of the two holds; of two of one moment the withdrawal
@@ -61,11 +61,11 @@ if ARGV[5] ~= '0' then
     end
   end
 end
-local keep = tonumber(ARGV[10])
+local keep = tonumber(ARGV[9])
 if keep == 0 then return { table.concat(letters) } end
-local only_ask, again, records = ARGV[11] == '1', tonumber(ARGV[12]), ARGV[13]
+local only_ask, again, records = ARGV[10] == '1', tonumber(ARGV[11]), ARGV[12]
 local limits = {}
-for c = 14, #ARGV, 4 do
+for c = 13, #ARGV, 4 do
   limits[#limits + 1] = { ARGV[c], tonumber(ARGV[c + 1]), tonumber(ARGV[c + 2]), ARGV[c + 3] == '1' }
 end
 local stamp, campaign = struct.pack('>I6', now), sub(records, 10, 13)
@@ -100,7 +100,7 @@ for i = 1, n do
   if letters[i] == '.' then going[#going + 1], places[#places + 1] = who[i], i end
 end
 if #going == 0 then return { table.concat(letters) } end
-local histories = redis.call('HMGET', KEYS[4], unpack(going))
+local histories = redis.call('HMGET', KEYS[6], unpack(going))
 local counted, written = {}, {} -- who is asked about twice has been counted once
 for g = 1, #going do
   local one, i = going[g], places[g]
@@ -137,5 +137,5 @@ for g = 1, #going do
     end
   end
 end
-if #written > 0 then redis.call('HSET', KEYS[4], unpack(written)) end
+if #written > 0 then redis.call('HSET', KEYS[6], unpack(written)) end
 return { table.concat(letters), unpack(free) }
