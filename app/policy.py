@@ -100,6 +100,7 @@ class Decision(msgspec.Struct, gc=False):
     traces: list[tuple[list[int], tuple[Step, ...], float | None]]
     exempt: list[Entry] = []  # the one confirmation of a stop: it goes to a suppressed number
     asked: list[Asked] = []  # what Redis' copy was asked; those that are held, too: an opt-out ends them now
+    places: dict[Jurisdiction, list[Entry]] = {}  # those of `go` that hours let pass, by where they may be
     shuts: dict[int, float] = {}  # index of each of `go` whose hours end today: when (Unix seconds)
     counted: dict[
         int, tuple[Asked, int]
@@ -173,21 +174,21 @@ class Desk:
         lead_s = self._leads.get(pack.region, LEAD_S)
         passed: dict[tuple[Step, ...], list[int]] = {}
         held: dict[tuple[tuple[Step, ...], float], list[Entry]] = {}
-        decision.shuts = {}
-        today_s = now_s + DAY_S
-        for entry in pack.entries:
-            jurisdiction = self.packs.jurisdiction(entry.to, pack.country, entry.zone)
+        decision.shuts, decision.places = {}, {}
+        for jurisdiction, entries in self._places(pack).items():
             key = (jurisdiction, pack.category, pack.tenant_id if own is not None else 0, lead_s)
             known = self._hours.get(key)
             if known is None or now_s >= known.until:
                 known = self._verdict(key, own, now_s)
             if known.open:
-                decision.go.append(entry)
-                passed.setdefault(known.steps, []).append(entry.index)
-                if known.until < today_s:
-                    decision.shuts[entry.index] = known.until + lead_s
+                decision.go += entries
+                decision.places[jurisdiction] = entries
+                indexes = [e.index for e in entries]
+                passed.setdefault(known.steps, []).extend(indexes)
+                if known.until < now_s + DAY_S:
+                    decision.shuts.update(dict.fromkeys(indexes, known.until + lead_s))
             else:
-                held.setdefault((known.steps, known.until), []).append(entry)
+                held.setdefault((known.steps, known.until), []).extend(entries)
         for steps, indexes in passed.items():
             decision.traces.append((indexes, (*base, *steps), None))
         for (steps, until), entries in held.items():
@@ -200,6 +201,18 @@ class Desk:
             else:
                 decision.waits.append(Waits(entries, until, "quiet_hours"))
                 decision.traces.append((indexes, (*base, *steps), until))
+
+    def _places(self, pack: Pack) -> dict[Jurisdiction, list[Entry]]:
+        """A pack's entries by where they may be, in their order within each place."""
+        found: dict[Jurisdiction, list[Entry]] = {}
+        place, country = self.packs.jurisdiction, pack.country
+        for entry in pack.entries:
+            where = place(entry.to, country, entry.zone)
+            if where in found:
+                found[where].append(entry)
+            else:
+                found[where] = [entry]
+        return found
 
     def window(
         self, pack: Pack, now_s: float, memo: dict[Hashable, tuple[float, float, tuple[Step, ...]] | None]
@@ -282,11 +295,10 @@ class Desk:
         decision.asked = []
         by_cap: dict[Cap | None, list[Entry]] = {}
         if pack.category == Category.marketing:
-            for entry in decision.go:
-                place = self.packs.jurisdiction(entry.to, pack.country)
+            for place, entries in self._by_number(decision).items():
                 if place not in self._caps:
                     self._remember_cap(place)
-                by_cap.setdefault(self._caps[place], []).append(entry)
+                by_cap.setdefault(self._caps[place], []).extend(entries)
         elif decision.go:
             by_cap[None] = decision.go
         for cap, entries in by_cap.items():
@@ -296,6 +308,16 @@ class Desk:
         if held:
             decision.asked.append(Asked(held, self._question(pack, rules, held), None, False))
         return [asked.question for asked in decision.asked]
+
+    def _by_number(self, decision: Decision) -> dict[Jurisdiction, list[Entry]]:
+        """Those that go, by where their numbers are: of a zone that the sender knows, a cap knows nothing."""
+        if decision.places and not decision.exempt and not any([entry.zone for entry in decision.go]):
+            return decision.places
+        found: dict[Jurisdiction, list[Entry]] = {}
+        for entry in decision.go:
+            place = self.packs.jurisdiction(entry.to, decision.parcel.pack.country)
+            found.setdefault(place, []).append(entry)
+        return found
 
     def _remember_cap(self, place: Jurisdiction) -> None:
         if len(self._caps) >= HOURS_CACHE_LIMIT:
@@ -345,11 +367,11 @@ class Desk:
         question.caps = tuple(caps)
         question.contact = pack.category == Category.marketing
         question.campaign = campaign_of(pack.campaign)
-        question.tokens = [ids.message_id(parcel.pack_id, e.index) for e in entries]
+        question.tokens = ids.message_ids_at(parcel.pack_id, [e.index for e in entries])
         question.only_ask = only_ask
         if again:
             question.duplicate_ms = again * 1000
-            question.contents = [_content(pack, e) for e in entries]
+            question.contents = _contents(pack, entries)
 
     def second(self, decision: Decision, answers: Sequence[Answer], now_s: float) -> None:
         """The answers, one for each question: who is stopped or held leaves `go`; traces grow."""
@@ -504,13 +526,17 @@ def _budget(rules: TenantRules, priority: int, entries: Sequence[Entry]) -> Budg
     )
 
 
-def _content(pack: Pack, entry: Entry) -> bytes:
-    """By what the text of an entry is known again; one that can't be rendered is like no other."""
-    try:
-        body = template.parse(pack.body if entry.body is None else entry.body)
-        return content_of(body.render(entry.variables))
-    except (KeyError, ValueError):
-        return content_of(entry.to)
+def _contents(pack: Pack, entries: Sequence[Entry]) -> list[bytes]:
+    """By what the texts of entries are known again; one that can't be rendered is like no other."""
+    found = []
+    parse, shared = template.parse, pack.body
+    for entry in entries:
+        try:
+            words = parse(shared if entry.body is None else entry.body).render(entry.variables)
+        except (KeyError, ValueError):
+            words = entry.to
+        found.append(content_of(words))
+    return found
 
 
 def _frees(answer: Answer, now_s: float) -> dict[int, float]:

@@ -28,27 +28,22 @@ class TemplateError(ValueError):
 class Template:
     """A parsed body. `names` are the places in order of first appearance."""
 
-    __slots__ = ("_pieces", "names")
+    __slots__ = ("_format", "names")
 
     def __init__(self, literal: list[str], places: list[str]) -> None:
         self.names = tuple(dict.fromkeys(places))
-        pieces: list[tuple[str, str | None]] = []
-        for index, text in enumerate(literal):
-            pieces.append((text, places[index] if index < len(places) else None))
-        self._pieces = tuple(pieces)
+        # plain names and doubled braces are all that a format can have here, so that nothing else is looked up by it
+        first, *rest = map(escaped, literal)
+        named = (f"{{{place}}}{text}" for place, text in zip(places, rest, strict=True))
+        self._format = "".join((first, *named)) if places else literal[0]
 
     def render(self, variables: Mapping[str, str] | None) -> str:
         """The text. Raises KeyError with the name of a missing variable."""
         if not self.names:
-            return self._pieces[0][0]
+            return self._format
         if variables is None:
             raise KeyError(self.names[0])
-        out = []
-        for text, place in self._pieces:
-            out.append(text)
-            if place is not None:
-                out.append(variables[place])
-        return "".join(out)
+        return self._format.format_map(variables)
 
 
 def escaped(text: str) -> str:

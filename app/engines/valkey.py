@@ -18,7 +18,8 @@ from app.engines.process import StopSteps, end_all, spawn, working_in
 
 STALE_GRACE_S = 5.0
 PROBE_TIMEOUT_S = 1.0
-MALLOC = "glibc.malloc.tcache_count=2000"  # a script frees and takes some hundred small pieces at a time: a tenth of its time
+# a script takes and frees some hundred small pieces at a time: a tenth of its time
+MALLOC = "glibc.malloc.tcache_count=2000"
 
 SETTINGS = """\
 # Written by Volley at each start.
