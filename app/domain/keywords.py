@@ -4,15 +4,17 @@ Guarantees:
 
 * STOP is understood whatever surrounds the letters: case (Turkish dotted and dotless i
   too), accents or none, full-width or mathematical letters, quotes, punctuation, emoji,
-  invisible marks, spaces between the letters, a number behind it, a quoted text below it.
+  invisible marks, spaces between the letters, a number behind it, a quoted text below it;
+  written with look-alike letters of other scripts, or with letters held down ("STOPPP").
 * In doubt it is a stop, and says that it was doubtful: a wrong one costs a word to come
   back, a missed one costs the person's trust and, in the United States, USD 500 to 1,500.
 * Nothing opts in by accident: only a whole message that is a start word does, and a mere
   "yes" is marked as doubtful, to be heeded only where that person was asked.
 
 Order: the whole message; the first line above others; the first of at most three different
-words; a stop word among at most three; a stop word that is a sentence, or before a comma or
-dash, at the beginning; a phrase anywhere. A word counts in its country's languages first,
+words; a stop word among at most three; a stop word of the country with a code behind it; a stop word
+that is a sentence, or before a comma or dash, at the beginning; a phrase anywhere; then the same, for a
+stop alone, with look-alike and repeated letters set right. A word counts in its country's languages first,
 then in all others, and stop goes before help before start.
 
 Pure: the lists come in as data (`app/countries/keywords.toml`).
@@ -39,7 +41,18 @@ _MARKS: Final = (  # dropped in the second key; vowel signs of Indic scripts and
     (0x0300, 0x036F),  # Latin, Greek and Cyrillic accents
     (0x0591, 0x05C7),  # Hebrew points
     (0x064B, 0x065F),  # Arabic vowels
+    (0x1AB0, 0x1AFF),
+    (0x1DC0, 0x1DFF),
+    (0x20D0, 0x20FF),  # for symbols: strokes, rings
 )
+_FILLERS: Final = frozenset("\u115f\u1160\u3164\uffa0")  # letters by Unicode, and nothing to see
+_PLAIN: Final = {
+    **str.maketrans("асеіјкморѕтухԁһԛԝвнАВСЕНІЈКМОРЅТУХ", "aceijkmopstyxdhqwbhABCEHIJKMOPSTYX"),  # Cyrillic
+    **str.maketrans("ικορτυχνσςαΑΒΕΖΗΙΚΜΝΟΡΤΥΧΣ", "ikoptyxvssaABEZHIKMNOPTYXS"),  # Greek
+    **str.maketrans("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnoprstuvwyz"),  # small capitals
+    **{start + n: chr(ord("a") + n) for start in (0x1F150, 0x1F170) for n in range(26)},  # 🅢, 🆂
+}
+_HELD_DOWN: Final = re.compile(r"([^\W\d_])\1{2,}", re.IGNORECASE)
 _FOLDED: Final = str.maketrans(
     {
         "ı": "i",
@@ -51,6 +64,7 @@ _SENTENCE_END: Final = re.compile(
     r"[\n.!?,;:…。！？，、；：؟،۔।]+(?=\s|$)|[…。！？，、；：]|\s[-\u2013\u2014]+\s"
 )
 _LETTER_DIGIT: Final = re.compile(r"(?<=[^\W\d_])(?=\d)")
+_CODE: Final = re.compile(r"( (\w )?\d+)+$")  # "B001" is "b 001" by then
 # Scripts that put no spaces between words: Thai, kana, Han; Hangul particles stick to their word.
 _UNSPACED: Final = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
@@ -98,6 +112,13 @@ class Keywords:
     def match(self, text: str, country: str) -> Match | None:
         """What `text`, from a number of `country` (ISO 3166-1 alpha-2), asks for; None: nothing."""
         text = text[:MAX_TEXT_CHARS]
+        match = self._match(text, country)
+        if match is not None:
+            return match
+        found = (self._match(plain, country) for plain in undisguised(text))
+        return next((match for match in found if match is not None and match.action == "stop"), None)
+
+    def _match(self, text: str, country: str) -> Match | None:
         keys = normalise(text)
         if not keys:
             return None
@@ -105,6 +126,7 @@ class Keywords:
             self._whole(keys, country)
             or self._first_line(text, country)
             or self._few_words(keys, country)
+            or self._with_code(keys, country)
             or self._opening(text, country)
             or self._phrase(keys)
         )
@@ -151,6 +173,15 @@ class Keywords:
         found = next((keyword for keyword in among if keyword), None)
         return Match("stop", found[0], found[1], True) if found else None
 
+    def _with_code(self, keys: tuple[str, ...], country: str) -> Match | None:
+        """RET 12345, RET B001: a word that opts out only alone, with nothing but a code behind it; in doubt."""
+        for index in (index for index, home in self._indexes(country) if home):
+            for key in keys:
+                found = index.alone(_CODE.sub("", key))
+                if found and key[-1].isdecimal():
+                    return Match("stop", *found, True)
+        return None
+
     def _opening(self, text: str, country: str) -> Match | None:
         """STOP. I never signed up for this."""
         parts = _SENTENCE_END.split(text, maxsplit=MAX_OPENINGS)[:MAX_OPENINGS]
@@ -193,6 +224,10 @@ class _Index:
         if key in self._start:
             return Match("start", *self._start[key], not home), home
         return (Match("start", *self._yes[key], True), home) if key in self._yes else None
+
+    def alone(self, key: str) -> tuple[str, str] | None:
+        """The stop word that acts as the whole message, and its language; a single letter is none with a code."""
+        return self._stop_alone.get(key) if len(key) > 1 else None
 
     def leading(self, words: list[str]) -> Match | None:
         """The match of a message's first words; never a start."""
@@ -237,8 +272,21 @@ def normalise(text: str) -> tuple[str, ...]:
     return tuple(keys)
 
 
+def undisguised(text: str) -> tuple[str, ...]:
+    """How else a text may have been meant: look-alike letters as Latin ones, letters held down written once or twice.
+
+    Only to find a stop: of what is Russian or Greek it makes nonsense. Not the text itself.
+    """
+    whole = unicodedata.normalize("NFKC", text)[:MAX_TEXT_CHARS]
+    plain = (whole.translate(_PLAIN), whole)
+    forms = [_HELD_DOWN.sub(times, one) for one in plain for times in (r"\1", r"\1\1")]
+    return tuple(form for form in dict.fromkeys(forms) if form not in (text, whole))
+
+
 def _spaced(char: str) -> str:
     """The character, nothing for what can't be seen, a space for punctuation and symbols."""
+    if char in _FILLERS:
+        return ""
     if char.isalnum():
         return char
     category = unicodedata.category(char)

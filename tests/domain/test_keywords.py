@@ -91,6 +91,36 @@ def test_every_opt_out_word_of_a_pack_acts_in_its_country() -> None:
         "Stop! Stop! STOP! stop!!",
         "stop all stop all",
         "STOP 456*9*5#",
+        "STOPPP",
+        "stoooop!!!",
+        "SSSTTTOOOPPP",
+        "UNSUBSCRIBEEE",
+        "SТOP",  # a Cyrillic T
+        "ЅТОР",  # four Cyrillic letters
+        "ЅТОРРР please",
+        "ΣΤΟΡ",  # four Greek ones
+        "ЕND",
+        "ᴜɴꜱᴜʙꜱᴄʀɪʙᴇ",
+        "🅢🅣🅞🅟",
+        "🆂🆃🅾🅿",
+        "S\u20d2T\u20d2O\u20d2P",
+        "STOP\u3164",  # a letter that shows nothing
+        "*STOP*",
+        "_stop_",
+        "<STOP>",
+        "`STOP`",
+        "„STOP“",
+        "‚stop‘",
+        "»STOP«",
+        "「STOP」",
+        "STOP🛑",
+        "STOP!!!1",
+        "STOP\u2060\u200d\ufe0f",
+        "ST\u200bOP\u200c",
+        "\u202eSTOP",
+        "STOP…",
+        "STOP,",
+        "UNSUBSCRIBE 🙏🏽",
     ],
 )
 def test_ways_to_write_stop(text: str) -> None:
@@ -108,11 +138,103 @@ def test_ways_to_write_stop(text: str) -> None:
         ("từ chối", "VN"), ("TU CHOI", "VN"), ("Tu\u031b\u0300 chô\u0301i", "VN"), ("hủy", "VN"),
         ("STOPP", "SE"), ("REZYGNUJĘ", "PL"), ("rezygnuje", "PL"), ("não", "XX"),
         ("הסר", "IL"), ("הָסֵר", "IL"), ("退订", "CN"), ("TD退订", "CN"), ("수신거부", "KR"), ("ยกเลิก", "TH"),
-        ("बंद", "IN"), ("স্টপ", "XX"), ("СТОП", "RU"), ("стоп!", "RU"),
+        ("बंद", "IN"), ("স্টপ", "BD"), ("স্টেশন", "XX"), ("СТОП", "RU"), ("стоп!", "RU"),
     ],
 )  # fmt: skip
 def test_scripts_and_accents(text: str, country: str) -> None:
     assert action(text, country) == (None if country == "XX" else ("stop", False))
+
+
+SAID = {  # by language: a country, a word with another behind it, words in a sentence
+    "en": ("GB", "STOP thanks", "You have the wrong number, sorry about that"),
+    "fr": ("FR", "désabonnement svp", "Bonjour, je souhaite mon désabonnement dès ce jour"),
+    "es": ("ES", "STOP gracias", "Por favor no me envíen más publicidad a este número"),
+    "pt": ("PT", "REMOVER já", "Por favor, não me enviem mais mensagens destas"),
+    "de": ("DE", "Abmelden bitte", "Ich möchte keine Nachrichten mehr von Ihnen bekommen"),
+    "nl": ("NL", "Afmelden graag", "Ik wil graag geen berichten meer van jullie krijgen"),
+    "it": ("IT", "Cancellami subito", "Per favore, non voglio più ricevere le vostre offerte"),
+    "pl": ("PL", "Rezygnuję z tego", "Bardzo proszę, nie wysyłajcie mi takich wiadomości"),
+    "cs": ("EE", "Odhlásit prosím", "Prosím vás, už mi nepište s těmito nabídkami"),
+    "sk": ("EE", "Odhlásiť prosím", "Prosím vás, neposielajte mi takéto správy každý deň"),
+    "hu": ("HU", "Leiratkozás kérem", "Köszönöm, de nem kérek több üzenetet önöktől"),
+    "ro": ("EE", "Dezabonare acum", "Vă rog să nu mai trimiteți mesaje pe acest număr"),
+    "el": ("GR", "Διαγραφή παρακαλώ", "Σας παρακαλώ πολύ μη μου στέλνετε άλλα μηνύματα"),
+    "sv": ("SE", "Avregistrera mig", "Kan ni vara snälla och sluta skicka sådana här meddelanden"),
+    "no": ("NO", "Avslutt takk", "Kan dere være så snille å slutt å sende slike meldinger"),
+    "da": ("DK", "Afmeld tak", "Vil I være søde at stop med at sende de her beskeder"),
+    "fi": ("FI", "Lopeta kiitos", "Hei, älkää lähettäkö minulle enää näitä viestejä"),
+    "tr": ("TR", "STOP lütfen", "Lütfen bana bir daha mesaj göndermeyin, teşekkürler"),
+    "ru": ("RU", "Отписка пожалуйста", "Пожалуйста, больше не шлите мне вашу рекламу"),
+    "uk": ("EE", "Відписка дякую", "Будь ласка, більше не надсилайте мені цю рекламу"),
+    "kk": ("KZ", "Тоқтату керек", "Өтінемін, маған енді мұндай хабар жібермеңіз"),
+    "ar": ("SA", "إلغاء من فضلك", "من فضلكم لا أريد رسائل من هذا النوع بعد اليوم"),
+    "fa": ("EE", "لغو لطفا", "لطفا دیگر برای من پیامک تبلیغاتی ارسال نکنید"),
+    "he": ("IL", "הסר בבקשה", "שלום, אני מבקש מכם להסיר אותי מרשימת התפוצה"),
+    "ur": ("PK", "بند کریں شکریہ", "براہ کرم مجھے یہ پیغام دوبارہ مت بھیجیں شکریہ"),
+    "hi": ("IN", "बंद करो", "कृपया मुझे ऐसे संदेश फिर से मत भेजें धन्यवाद"),
+    "bn": ("BD", "বন্ধ করুন", "দয়া করে আমাকে আর এসব বার্তা পাঠাবেন না ধন্যবাদ"),
+    "ta": ("IN", "நிறுத்து நன்றி", "தயவு செய்து இனி எனக்கு செய்திகள் அனுப்ப வேண்டாம் நன்றி"),
+    "zh-Hans": ("CN", "取消订阅 谢谢", "不要再给我发短信"),
+    "zh-Hant": ("TW", "取消訂閱 謝謝", "麻煩你們不要再傳簡訊給我了"),
+    "ja": ("JP", "配信停止 お願いします", "すみませんがもうこの番号には送信しないでください"),
+    "ko": ("KR", "무료거부 부탁", "앞으로 이런 광고 문자는 제발 그만 보내 주세요"),
+    "vi": ("VN", "Từ chối nhé", "Tôi không muốn, vui lòng ngừng gửi tin cho tôi"),
+    "th": ("TH", "ยกเลิก ครับ", "กรุณาอย่าส่งข้อความแบบนี้มาอีกนะครับขอบคุณ"),
+    "id": ("ID", "Berhenti dong", "Mohon jangan hubungi saya lagi lewat nomor ini"),
+    "ms": ("MY", "Berhenti tolong", "Tolong jangan hantar mesej macam ini kepada saya lagi"),
+    "tl": ("PH", "Tigil na po", "Pakiusap huwag na kayong mag-text sa akin tungkol dito"),
+    "sw": ("KE", "Sitisha tafadhali", "Tafadhali sana msinitumie ujumbe kama huu tena"),
+    "af": ("ZA", "Kanselleer asb", "Moet nie meer stuur nie asseblief, ek wil dit nie hê nie"),
+}
+
+
+def test_every_language_stops_by_its_first_word_and_by_a_phrase() -> None:
+    assert SAID.keys() == FILE.languages.keys()
+    first = {code: action(text, country) for code, (country, text, _) in SAID.items()}
+    assert {code: found for code, found in first.items() if found != ("stop", False)} == {}
+    phrase = {code: action(text, country) for code, (country, _, text) in SAID.items()}
+    assert {code: found for code, found in phrase.items() if found != ("stop", True)} == {}
+
+
+def test_every_word_acts_in_disguise_and_in_every_language_there_is_help_and_start() -> None:
+    for code, language in FILE.languages.items():
+        country = SAID[code][0]
+        for word in language.stop:
+            held_down = word[:-1] + word[-1] * 5 if word[-1].isascii() else word
+            assert action(f"\ufeff{held_down}\u200d 🙏", country) == ("stop", False), word
+        for word in language.help:
+            assert action(f" {word}?!", country) == ("help", False), word
+        for word in (*language.start, *language.yes):
+            assert action(f"“{word}”", country) in {("start", False), ("start", True)}, word
+
+
+@pytest.mark.parametrize(
+    ("text", "country"),
+    [
+        ("RET 12345", "TR"),
+        ("ret B001", "TR"),
+        ("İPTAL 4609", "TR"),
+        ("END 36180", "GB"),
+        ("CANCEL 123", "US"),
+        ("BAJA 7726!", "ES"),
+        ("TD 1069", "CN"),
+        ("TC 9241", "VN"),
+    ],
+)
+def test_a_code_behind_a_word_that_stops_alone_is_a_stop_in_doubt(text: str, country: str) -> None:
+    assert action(text, country) == ("stop", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "country", "stop"),
+    [
+        ("TC QC", "VN", True), ("tc qc.", "VN", True), ("QC", "VN", False),
+        ("取消订阅", "CN", True), ("거부합니다", "KR", True), ("解約", "JP", True), ("やめて", "JP", True),
+        ("Sluta!", "SE", True), ("وقف", "SA", True), ("رکو", "PK", True), ("Désabonnement", "FR", True),
+    ],
+)  # fmt: skip
+def test_words_of_countries(text: str, country: str, stop: bool) -> None:
+    assert action(text, country) == (("stop", False) if stop else None)
 
 
 @pytest.mark.parametrize("letter", ["T", "R", "N"])
@@ -208,6 +330,29 @@ def test_a_countrys_own_words_go_first_and_stop_before_all_else() -> None:
 )
 def test_ordinary_texts_are_left_alone(text: str) -> None:
     assert action(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "country"),
+    [
+        ("End of March then", "GB"), ("END OF 2026", "GB"), ("cancel 2 tickets", "US"), ("quit at 5pm", "US"),
+        ("See you at the shop", "GB"), ("Sooooo happy!!!", "US"), ("hmmm ok", "US"), ("Terminal T1", "CN"),
+        ("T1", "CN"), ("N95", "CN"), ("R 2", "CN"), ("TC may gio", "VN"), ("retour demain", "TR"),
+        ("je veux arrêter de fumer", "FR"), ("arrêter de fumer", "FR"), ("jag ska sluta jobba", "SE"),
+        ("sluta röka", "SE"), ("La salida está a la izquierda", "ES"), ("voy a salir a las 5", "ES"),
+        ("Das Ende vom Film war gut", "DE"), ("ik ga uit eten", "NL"), ("uit eten", "NL"),
+        ("koniec pracy o piątej", "PL"), ("нет времени сегодня", "RU"), ("Нет, завтра", "KZ"),
+        ("я стою на остановке", "RU"), ("η στάση του λεωφορείου", "GR"), ("مدیر صاحب کہاں ہیں", "PK"),
+        ("明天几点开门", "CN"), ("我想订阅新闻", "CN"), ("何時に開きますか", "JP"), ("내일 몇 시에 열어요", "KR"),
+        ("hẹn gặp bạn ngày mai", "VN"), ("พรุ่งนี้เปิดกี่โมง", "TH"), ("besok jam berapa buka", "ID"),
+        ("ความสุขทุกวัน", "TH"), ("Ok, dobrze, jutro", "PL"), ("Tak prosím", "EE"), ("ΟΚ ευχαριστώ", "GR"),
+        ("Спасибо, увидимся", "RU"), ("Сколько стоит доставка?", "RU"), ("Ας τα πούμε αύριο", "GR"),
+        ("number please", "US"), ("is this the right number?", "US"), ("kansellasie van vlug", "ZA"),
+    ],
+)  # fmt: skip
+def test_ordinary_sentences_of_the_world_are_no_stop(text: str, country: str) -> None:
+    match = KEYWORDS.match(text, country)
+    assert match is None or match.action != "stop"
 
 
 def test_a_text_is_read_up_to_its_limit() -> None:
