@@ -50,7 +50,7 @@ _PLAIN: Final = {
     **str.maketrans("асеіјкморѕтухԁһԛԝвнАВСЕНІЈКМОРЅТУХ", "aceijkmopstyxdhqwbhABCEHIJKMOPSTYX"),  # Cyrillic
     **str.maketrans("ικορτυχνσςαΑΒΕΖΗΙΚΜΝΟΡΤΥΧΣ", "ikoptyxvssaABEZHIKMNOPTYXS"),  # Greek
     **str.maketrans("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnoprstuvwyz"),  # small capitals
-    **{start + n: chr(ord("a") + n) for start in (0x1F150, 0x1F170) for n in range(26)},  # 🅢, 🆂
+    **{start + n: ord("a") + n for start in (0x1F150, 0x1F170) for n in range(26)},  # 🅢, 🆂
 }
 _HELD_DOWN: Final = re.compile(r"([^\W\d_])\1{2,}", re.IGNORECASE)
 _FOLDED: Final = str.maketrans(
