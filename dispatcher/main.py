@@ -38,6 +38,7 @@ from dispatcher.deadlines import Deadlines
 from dispatcher.fleet import Fleet
 from dispatcher.health import FLUSH_S, Watch
 from dispatcher.metrics import Metrics
+from dispatcher.questions import Asker
 from dispatcher.recalls import Recaller
 from dispatcher.receipts import Receiver
 from dispatcher.recorder import Recorder
@@ -176,6 +177,7 @@ class Process:
             self._watch_clocks(),
             self._share_binds(),
             Recaller(database, self.fleet, self.receiver).run(),
+            Asker(database, self.fleet, self.receiver).run(),
             sweeper.run(),
             webhooks.run(
                 database,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 from app.domain.message import State
@@ -65,11 +65,15 @@ class Recaller:
     async def _ask(self, gateway: TakesBack, recall: store.Recall) -> None:
         said: list[bool | None] = []
         matched = []
-        for found in _by_id(recall):
+        for found in by_id(recall.taken):
             answer = await gateway.cancel(found[0].gateway_message_id, recall.sender, recall.to)
             said.append(answer)
             if answer:
-                matched.append(_as_receipt(recall, found))
+                slip = Slip(
+                    recall.gateway_id, found[0].gateway_message_id, "cancelled", "cancel_sm", "", time.time(),
+                    None, None, time.time(),
+                )  # fmt: skip
+                matched.append((slip, match_of(recall.message_id, recall.gateway_id, found)))
         word: str | None
         if not said:
             word = "too_late"
@@ -77,31 +81,26 @@ class Recaller:
             word = "unanswered" if recall.tries >= MAX_TRIES else None
         else:
             word = "taken_back" if all(said) else "refused"
-        await self._receiver.take_back(recall.message_id, matched, word)
+        await self._receiver.take_answers(matched, (recall.message_id, word) if word else None)
 
 
-def _by_id(recall: store.Recall) -> Iterator[list[store.Taken]]:
-    """Its segments by the carrier's id: a carrier that put the parts together has one for all of them."""
+def by_id(taken: Iterable[store.Taken]) -> Iterator[list[store.Taken]]:
+    """A text's segments by the carrier's id: a carrier that put the parts together has one for all of them."""
     found: dict[str, list[store.Taken]] = {}
-    for one in recall.taken:
+    for one in taken:
         found.setdefault(one.gateway_message_id, []).append(one)
     return iter(found.values())
 
 
-def _as_receipt(recall: store.Recall, found: list[store.Taken]) -> tuple[Slip, Match]:
-    """The carrier's yes, as a receipt would say it."""
+def match_of(message_id: bytes, gateway_id: int, found: list[store.Taken]) -> Match:
+    """The attempt that the carrier's answer about these segments speaks of."""
     first, *others = found
-    now_s = time.time()
-    slip = Slip(
-        recall.gateway_id, first.gateway_message_id, "cancelled", "cancel_sm", "", now_s, None, None, now_s
-    )
-    match = Match(
-        recall.message_id,
+    return Match(
+        message_id,
         first.segment,
         first.segments,
         first.answered_at,
         State.submitted,
-        recall.gateway_id,
+        gateway_id,
         [one.segment for one in others],
     )
-    return slip, match

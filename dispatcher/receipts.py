@@ -135,10 +135,10 @@ class Receiver:
                 await self._suppress(driver, matched, now_s)
         self._count([slip for slip, _ in matched], strays, moved)
 
-    async def take_back(
-        self, message_id: bytes, matched: list[tuple[store.Slip, store.Match]], answer: str | None
+    async def take_answers(
+        self, matched: list[tuple[store.Slip, store.Match]], recall: tuple[bytes, str] | None = None
     ) -> None:
-        """What a carrier took back because it was asked to, and the recall's answer, if it is over."""
+        """What a carrier told because it was asked; with it the answer to a recall (message id, word) that is over."""
         now_s = self._clock()
         async with self._database.driver() as driver:
             await self._learn(driver, matched)
@@ -146,8 +146,8 @@ class Receiver:
             async with driver.transaction():
                 if matched:
                     moved = await store.store(driver, matched, self._origins, now_s)
-                if answer is not None:
-                    await recalls.answered(driver, message_id, answer)
+                if recall is not None:
+                    await recalls.answered(driver, *recall)
                 await self._publisher.publish(driver, [_change(m) for m in moved], now_s)
         self._count([], [], moved)
 

@@ -51,6 +51,14 @@ def takes_back(url: str, settings: Mapping[str, Any] | None = None) -> bool:
     return hasattr(kind, "takes_back") and bool(kind.takes_back(url, settings or {}))
 
 
+def query_after_s(url: str, settings: Mapping[str, Any] | None = None) -> float:
+    """After how long without a final receipt the gateway of that URL wants to ask its carrier about a text: it then has
+    `query`. 0: never."""
+    kind = _kind("", url)
+    wanted: float = kind.query_after_s(url, settings or {}) if hasattr(kind, "query_after_s") else 0.0
+    return wanted
+
+
 def account(url: str, settings: Mapping[str, Any] | None = None) -> str:
     """The carrier's account that the gateway of that URL uses, or "": gateways of one account see each other's
     receipts, and the carrier's ids are unique among them."""

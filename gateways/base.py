@@ -186,3 +186,11 @@ class TakesBack(Protocol):
     async def cancel(self, gateway_message_id: str, sender: str, to: str) -> bool | None:
         """Take a segment back. True: it will not be delivered; False: the carrier refused, so it may have been;
         None: nobody knows. Addresses as they were submitted."""
+
+
+class Tells(Protocol):
+    """What a gateway has, too, of which `gateways.query_after_s` is more than 0."""
+
+    async def query(self, gateway_message_id: str, sender: str) -> Receipt | None:
+        """What has become of a segment, as its receipt would say it; None: the carrier doesn't tell. `sender` as it was
+        submitted."""

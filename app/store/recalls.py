@@ -86,24 +86,32 @@ async def _recall(driver: asyncpg.Connection, row: asyncpg.Record) -> Recall:
     pack = decode_pack(payload) if payload is not None else None
     index = ids.index_of(message_id)
     entry: Entry | None = next((e for e in pack.entries if e.index == index), None) if pack else None
-    taken = await driver.fetch(_TAKEN, row["message_id"]) if entry is not None else []
+    taken = await taken_of(driver, message_id) if entry is not None else ()
     return Recall(
         message_id,
         row["gateway_id"],
         row["tries"],
         pack.sender if pack else "",
         entry.to if entry else "",
-        tuple(Taken(*one) for one in taken),
+        taken,
     )
 
 
 _TAKEN = """
 SELECT DISTINCT ON (segment) segment, segments, gateway_message_id, at FROM outcomes o
-WHERE message_id = $1 AND kind = 1
+WHERE message_id = $1 AND kind = 1 AND ($2::int IS NULL OR gateway_id = $2)
   AND NOT EXISTS (SELECT FROM finals f WHERE f.message_id = o.message_id)
   AND NOT EXISTS (SELECT FROM segment_states s WHERE s.message_id = o.message_id AND s.segment = o.segment)
 ORDER BY segment, attempt DESC
 """
+
+
+async def taken_of(
+    driver: asyncpg.Connection, message_id: bytes, gateway_id: int | None = None
+) -> tuple[Taken, ...]:
+    """The segments of a text (by that gateway) that a carrier took, and of which it has told no final state."""
+    rows = await driver.fetch(_TAKEN, as_uuid(message_id), gateway_id)
+    return tuple(Taken(*row) for row in rows)
 
 
 async def answered(driver: asyncpg.Connection, message_id: bytes, answer: str) -> None:

@@ -688,3 +688,27 @@ recalls = Table(
     Column("tries", SmallInteger, nullable=False, server_default=text("0")),
     Column("answer", Text),
 )
+
+question_marks = Table(
+    "question_marks",
+    metadata,
+    Column("gateway_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("step", SmallInteger, primary_key=True, autoincrement=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("message_id", Uuid, nullable=False),
+)
+
+inbound_parts = Table(
+    "inbound_parts",
+    metadata,
+    Column("gateway_id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("sender", Text, primary_key=True),
+    Column("to", Text, primary_key=True),
+    Column("reference", Integer, primary_key=True),
+    Column("total", SmallInteger, primary_key=True),
+    Column("index", SmallInteger, primary_key=True),
+    Column("octets", LargeBinary, nullable=False),
+    Column("encoding", Text, nullable=False),
+    Column("until", DateTime(timezone=True), nullable=False),
+    Column("given_out", Boolean, nullable=False, server_default=text("false")),
+)

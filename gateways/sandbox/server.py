@@ -349,7 +349,7 @@ class Connection(asyncio.Protocol):
         body = b""
         try:
             if command == pdu.QUERY_SM:
-                status, body = self._smsc.query(self.account, *pdu.read_query_sm(unit))
+                status, body = self._smsc.query(self.account, *pdu.read_query_sm(unit), time.time())
             else:
                 status = self._smsc.cancel(self.account, *pdu.read_cancel_sm(unit), now)
         except pdu.Malformed as error:

@@ -11,12 +11,20 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from gateways.sandbox.behaviour import MAGIC, ORDINARY, STATUS_BY_NAME, Behaviour, Fate, changed
+from gateways.sandbox.behaviour import (
+    MAGIC,
+    ORDINARY,
+    RECEIPT_STATES,
+    STATUS_BY_NAME,
+    Behaviour,
+    Fate,
+    changed,
+)
 from gateways.sandbox.ledger import Ledger, SlidingSecond
 from gateways.sandbox.receipts import INTERMEDIATE, RECEIPT, Writer, spell
 from gateways.sandbox.texts import UDHI, Inbound
@@ -25,6 +33,7 @@ from gateways.smpp import pdu
 from gateways.smpp.reassembly import split_header
 
 WHEEL_WIDTH_S = 0.01
+MAX_SILENT = 10_000  # texts whose receipts don't come, and that can be asked about
 
 _THROTTLED = STATUS_BY_NAME["ESME_RTHROTTLED"]
 _WANTS_RECEIPT = 0x03  # registered_delivery, bits 1 and 0 (5.2.17)
@@ -91,6 +100,7 @@ class Counters(msgspec.Struct):
     malformed: int = 0
     binds_refused: int = 0
     garbage_sent: int = 0
+    questions: int = 0  # query_sm
 
 
 class Receipt(msgspec.Struct, gc=False, frozen=True):
@@ -127,6 +137,7 @@ class Smsc:
         self.ledger = Ledger(ledger_limit)
         self.accounts: dict[str, Account] = {}
         self.later: Wheel[Receipt | Answer | Again] = Wheel(WHEEL_WIDTH_S)
+        self._silent: deque[Receipt] = deque(maxlen=MAX_SILENT)  # receipts that don't come
         self.speed = SlidingSecond()
         self._initial = behaviour
         self._random = random.Random(seed)  # noqa: S311 - faults, not secrets
@@ -177,6 +188,7 @@ class Smsc:
         self.behaviour = self._initial
         self.change({"cut_at": self._initial.cut_at})
         self.later.keep(lambda item: isinstance(item, Answer))
+        self._silent.clear()
         for account in self.accounts.values():
             account.admitted = SlidingSecond()
             account.queue.clear()
@@ -230,8 +242,11 @@ class Smsc:
                 counters.accepted += 1
                 self._number = number = self._number + 1
                 message_id = spell(number, behaviour.id_form, behaviour.id_width)
-                if message.registered_delivery & _WANTS_RECEIPT and fate.receipt:
-                    self._schedule(account, number, message, fate, now, wall)
+                if message.registered_delivery & _WANTS_RECEIPT:
+                    if fate.receipt:
+                        self._schedule(account, number, message, fate, now, wall)
+                    else:
+                        self._silent.append(Receipt(account, number, message, "DELIVRD", wall))
             if self.ledger.limit:
                 self.ledger.add(
                     wall, account.system_id, peer.number, sequence, fate.status, message_id, message
@@ -313,9 +328,10 @@ class Smsc:
             return
         if behaviour.per == "message" and not _is_last_part(message):
             return
-        if behaviour.lost and chance() < behaviour.lost:
-            return
         states = fate.states or (self._random.choices(self._states, self._weights)[0],)
+        if behaviour.lost and chance() < behaviour.lost:
+            self._silent.append(Receipt(account, number, message, states[-1], wall))
+            return
         if wanted == _ON_FAILURE and states[-1] == "DELIVRD":
             return
         receipts = [Receipt(account, number, message, state, wall) for state in states]
@@ -351,17 +367,26 @@ class Smsc:
 
     # --- questions -----------------------------------------------------------------------------------
 
-    def query(self, account: Account, message_id: bytes, source: bytes) -> tuple[int, bytes]:
-        """The command_status and body of a query_sm_resp (4.8.2): a text is on its way until its receipt is due, and
-        nothing is known of it afterwards."""
-        if not self._waits(account, message_id, source):
+    def query(self, account: Account, message_id: bytes, source: bytes, wall: float) -> tuple[int, bytes]:
+        """The command_status and body of a query_sm_resp (4.8.2): a text is on its way until its receipt is due.
+        Nothing is known of it afterwards, but where its receipt was lost, or never to come: there the answer is its state."""
+        self.counters.questions += 1
+        if self._named(self.later.waiting(), account, message_id, source):
+            return 0, pdu.query_sm_resp_body(message_id, b"", _ENROUTE)
+        silent = self._named(self._silent, account, message_id, source)
+        if not silent:
             return _QUERY_FAILED, b""
-        return 0, pdu.query_sm_resp_body(message_id, b"", _ENROUTE)
+        done = silent[-1].submitted + self.behaviour.receipt_delay_s
+        if wall < done:
+            return 0, pdu.query_sm_resp_body(message_id, b"", _ENROUTE)
+        state, _ = RECEIPT_STATES[silent[-1].state]
+        written = time.strftime("%y%m%d%H%M%S000+", time.gmtime(done)).encode()
+        return 0, pdu.query_sm_resp_body(message_id, written, state)
 
     def cancel(self, account: Account, message_id: bytes, source: bytes, now: float) -> int:
         """The command_status of a cancel_sm_resp (4.9.2). What waits for its receipt is taken back, and its receipt,
         `DELETED`, comes instead; looks through all that wait."""
-        waits = self._waits(account, message_id, source)
+        waits = self._named(self.later.waiting(), account, message_id, source)
         if not waits:
             return _CANCEL_FAILED
         last = waits[-1]
@@ -370,12 +395,14 @@ class Smsc:
         self.later.add(now + self.behaviour.receipt_delay_s, deleted)
         return 0
 
-    def _waits(self, account: Account, message_id: bytes, source: bytes) -> list[Receipt]:
-        """The receipts to come of one text."""
+    def _named(
+        self, items: Iterable[object], account: Account, message_id: bytes, source: bytes
+    ) -> list[Receipt]:
+        """Those of the items that are the receipts of one text."""
         form, width = self.behaviour.id_form, self.behaviour.id_width
         return [
             item
-            for item in self.later.waiting()
+            for item in items
             if isinstance(item, Receipt)
             and item.account is account
             and item.state != "DELETED"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateways.base import Gateway, Sink
-from gateways.smpp.config import account, binds_wanted, codings_of, parse, takes_back
+from gateways.smpp.config import account, binds_wanted, codings_of, parse, query_after_s, takes_back
 from gateways.smpp.gateway import SMPPGateway
 
-__all__ = ["account", "binds_wanted", "build", "codings_of", "takes_back"]
+__all__ = ["account", "binds_wanted", "build", "codings_of", "query_after_s", "takes_back"]
 
 
 def build(name: str, url: str, settings: Mapping[str, Any], sink: Sink) -> Gateway:

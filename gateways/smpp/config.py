@@ -110,6 +110,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # Whether the carrier has these; both need ids as it writes them: submit_id=asis.
     query_sm: bool = False
     cancel_sm: bool = False
+    # Texts without a final receipt for so long are asked about, and again after twice as long, and so on; 0: never.
+    query_after_s: Annotated[float, Meta(ge=0, le=72 * 3600)] = 0.0
 
     # Receipts and inbound texts
     receipts_per: Literal["segment", "message"] = "segment"  # message: one for a text of several segments
@@ -221,6 +223,8 @@ def parse(name: str, url: str, settings: Mapping[str, Any]) -> Config:
             raise ValueError(
                 "query_sm and cancel_sm need submit_id=asis: the carrier's ids as it writes them"
             )
+        if config.options.query_after_s and not config.options.query_sm:
+            raise ValueError("query_after_s needs query_sm=true")
         codings(config.options)
     except msgspec.ValidationError as error:
         raise ValueError(f"gateway {name}: {_option_error(str(error))}") from None
@@ -237,6 +241,11 @@ def binds_wanted(url: str, settings: Mapping[str, Any] | None = None) -> int:
 def takes_back(url: str, settings: Mapping[str, Any] | None = None) -> bool:
     """Whether the carrier has cancel_sm."""
     return parse("smpp", url, settings or {}).options.cancel_sm
+
+
+def query_after_s(url: str, settings: Mapping[str, Any] | None = None) -> float:
+    """After how long without a final receipt the carrier is asked about a text (query_sm); 0: never."""
+    return parse("smpp", url, settings or {}).options.query_after_s
 
 
 def vendor_tlvs(values: Mapping[str, str]) -> bytes:

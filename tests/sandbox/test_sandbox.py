@@ -416,3 +416,28 @@ async def test_a_text_can_be_asked_about_and_taken_back_until_its_receipt(sandbo
     receiver = await connect(sandbox.port, kind="receiver")
     receiver.write(pdu.frame(pdu.CANCEL_SM, 2, taking_back))
     assert (await receiver.next(pdu.CANCEL_SM_RESP))[0] == pdu.ESME_RINVBNDSTS
+
+
+async def test_what_became_of_a_text_without_a_receipt_can_be_asked(sandbox, esme):
+    sandbox.change({"receipt_delay_s": 0.2, "lost": 1.0, "mix": {"UNDELIV": 1.0}})
+    source = pdu.address(3, 0, b"12345")
+    (sequence,) = esme.submit("12025551000")
+    lost = (await esme.answers(1))[sequence][1].encode()
+    (sequence,) = esme.submit("12025550194")
+    never = (await esme.answers(1))[sequence][1].encode()
+
+    async def told(number, state):
+        while True:
+            esme.write(pdu.frame(pdu.QUERY_SM, 50, pdu.query_sm_body(number, source)))
+            status, _, body = await esme.next(pdu.QUERY_SM_RESP)
+            assert status == 0
+            answer = pdu.read_query_sm_resp(pdu.frame(pdu.QUERY_SM_RESP, 50, body))
+            if answer.state != 1:
+                assert (answer.state, len(answer.final_date)) == (state, 16)
+                return
+            await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(20):
+        await told(lost, 5)
+        await told(never, 2)
+    await esme.silent()
