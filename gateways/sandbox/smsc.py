@@ -369,7 +369,7 @@ class Smsc:
 
     def query(self, account: Account, message_id: bytes, source: bytes, wall: float) -> tuple[int, bytes]:
         """The command_status and body of a query_sm_resp (4.8.2): a text is on its way until its receipt is due.
-        Nothing is known of it afterwards, but where its receipt was lost, or never to come: there the answer is its state."""
+        Nothing is known of it afterwards, but where its receipt was lost, or never to come: there it has its state."""
         self.counters.questions += 1
         if self._named(self.later.waiting(), account, message_id, source):
             return 0, pdu.query_sm_resp_body(message_id, b"", _ENROUTE)
