@@ -52,6 +52,11 @@ class Open(msgspec.Struct, gc=False):
         """Everything that the gateway's bound connections may have unanswered."""
         return sum(bind.window for bind in self.gateway.binds() if bind.state == "bound")
 
+    def at_once(self) -> int:
+        """The most credit that it ever grants with these connections."""
+        bound = (bind for bind in self.gateway.binds() if bind.state == "bound")
+        return sum(bind.window if bind.at_once is None else bind.at_once for bind in bound)
+
 
 class Way(msgspec.Struct, gc=False):
     """Where entries go now: `entries` by `open`; `others` another gateway takes; the `stuck` ones wait, `wait_s` and

@@ -212,10 +212,8 @@ class Dispatcher:
     def _take(self, held: Open) -> int:
         """Credit of a gateway, if there is enough to be worth a cycle."""
         got = held.gateway.take(CYCLE_SEGMENTS)
-        least = (held.window() + 3) // 4  # fewer aren't worth a cycle: splits parcels, costs a commit
-        # When the pace is what holds back, and not the window, more will not come by waiting.
-        paced = not self._cycles and held.free() >= least
-        if got < least and not paced:
+        least = (held.at_once() + 3) // 4  # fewer aren't worth a cycle: splits parcels, costs a commit
+        if got < least:
             held.gateway.give_back(got)
             return 0
         return got

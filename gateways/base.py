@@ -147,6 +147,7 @@ class BindStatus(msgspec.Struct, frozen=True):
     in_flight: int
     since: float  # Unix seconds
     error: str = ""  # why it is down, without secrets
+    at_once: int | None = None  # the most that is granted at once; None: the window
 
 
 class Gateway(Protocol):
@@ -166,7 +167,8 @@ class Gateway(Protocol):
     def take(self, segments: int) -> int:
         """Reserve credit for up to `segments` segments; gives the number granted (0 when nothing is free).
 
-        Credit is the free window: what may be handed over now without waiting. It comes back
+        Credit is the free window, and with a pace what goes within a fraction of a second: what may be
+        handed over now and still meets its `send_before`. It comes back
         with each outcome, or by `give_back` for what was not submitted after all.
         """
 

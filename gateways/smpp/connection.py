@@ -4,9 +4,11 @@ Guarantees:
 
 * every segment given to `send` ends in exactly one outcome: by its answer, by its time-out,
   or when the connection is lost: `Unknown` if it was written, `Retry(sent=False)` if not;
-* `send_before` is looked at in the moment of the write, also for what waited for the socket;
+* `send_before` is looked at in the moment of the write, also for what waited for the pace or the socket;
 * a batch is one write. While the socket takes no more there is no room, and nothing is
-  written, so that what waits here can still be given back unsent.
+  written, so that what waits here can still be given back unsent;
+* what waits for the pace is no more than goes within `pacing.AHEAD_S`; the segments of one
+  text go together.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import random
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from math import inf
 from typing import Protocol, cast
 
 from gateways.base import Accepted, Outcome, Retry, Submission, Unknown
@@ -41,6 +45,8 @@ from gateways.smpp.session import (
     State,
 )
 
+# A pace gives single segments; those of a few ms go in one write.
+_LEAST_WAIT_S = 0.003
 # Above this many octets in user space the socket is full: about 300 submits.
 WRITE_HIGH_WATER = 64 * 1024
 
@@ -115,13 +121,15 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._writable = True
         self._reading = True
-        self._waiting: deque[tuple[Token, bytes]] = deque()  # bounded by the window: see `room`
+        # for the pace or the socket; bounded by `room`
+        self._waiting: deque[tuple[Token, bytes]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
 
     # --- for the gateway -------------------------------------------------------------------------
 
     @property
     def in_flight(self) -> int:
-        """What was written and not answered, and what waits for the socket."""
+        """What was written and not answered, and what waits for the pace or the socket."""
         return len(self.session.pending) + len(self._waiting) + len(self.session.asked)
 
     @property
@@ -134,20 +142,31 @@ class Connection(asyncio.Protocol):
         return self._config.options.window - self.in_flight if self.can_send else 0
 
     def room(self, now: float) -> int:
-        """Segments that may go now: free places in the window, as pace and socket allow."""
+        """Segments that may be given to `send`: free places in the window, as pace and socket allow."""
         room = self.window_room()
         if room <= 0 or not self._writable:
             return 0
-        available = self._pacer.available(now)
-        return room if available >= room else max(int(available), 0)
+        ahead = self._pacer.ahead(now)
+        return room if ahead == inf else max(min(room, int(ahead - self._billed(self._waiting))), 0)
+
+    @property
+    def paced(self) -> bool:
+        """Whether more than window and socket hold it back."""
+        return self._pacer.rate != inf
+
+    def worth_s(self, now: float, reserved: float) -> float:
+        """Until there is room for a quarter of what the pace gives ahead, as far as is known."""
+        missing = max(self._pacer.most // 4, 1) + reserved + self._billed(self._waiting)
+        return (missing - self._pacer.ahead(now)) / self._pacer.rate
 
     def send(self, segments: Sequence[tuple[Token, bytes]], now: float) -> None:
-        """Write submits; the caller has looked at their `send_before` and at the room."""
-        self._pacer.spend(billed(segments) if self._whole else len(segments), now)
-        if not self._writable:
+        """Write submits as the pace allows; the caller has looked at their `send_before` and at the room."""
+        if self._waiting or not self._writable or self._pacer.available(now) < self._billed(segments):
             self._waiting.extend(segments)
-            return
-        self._write(segments, now)
+            self._go(now)
+        else:
+            self._pacer.spend(self._billed(segments), now)
+            self._write(segments, now)
 
     def ask(self, command: int, body: bytes) -> asyncio.Future[Replied]:
         """A query_sm or cancel_sm; the caller has looked at the window."""
@@ -217,12 +236,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It does again: first what waited here."""
         self._writable = True
-        now = self._clock()
-        self._expire(now)
-        if self._waiting and self.session.state is State.BOUND:
-            segments = list(self._waiting)
-            self._waiting.clear()
-            self._write(segments, now)
+        self._go(self._clock())
         self._owner.changed()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -234,10 +248,39 @@ class Connection(asyncio.Protocol):
 
     # --- inside -------------------------------------------------------------------------------------
 
+    def _billed(self, segments: Sequence[tuple[Token, bytes]]) -> int:
+        return billed(segments) if self._whole else len(segments)
+
+    def _go(self, now: float) -> None:
+        """Write what waits, as far as pace and socket allow, and come again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._expire(now)
+        if not self._waiting or not self._writable or self.session.state is not State.BOUND:
+            return
+        ready = 0
+        for _, text in groupby(self._waiting, lambda entry: id(entry[0][0])):
+            together = list(text)
+            billed = self._billed(together)
+            if not self._pacer.may(billed, now):
+                delay_s = max(self._pacer.next_at(billed) - now, _LEAST_WAIT_S)
+                self._timer = asyncio.get_running_loop().call_later(delay_s, self._came)
+                break
+            self._pacer.spend(billed, now)
+            ready += len(together)
+        if ready:
+            self._write([self._waiting.popleft() for _ in range(ready)], now)
+
+    def _came(self) -> None:
+        self._timer = None
+        self._go(self._clock())
+
     def _write(self, segments: Sequence[tuple[Token, bytes]], now: float) -> None:
         self.session.submit(segments, now)
         self._flush()
         written_at = self._clock()
+        self._pacer.wrote(self._billed(segments), written_at)
         for (submission, index), _ in segments:
             submission.written += len(submission.parts) if index == ALL else 1
             submission.written_at = written_at
@@ -311,7 +354,19 @@ class Connection(asyncio.Protocol):
         self._pacer.accepted(accepted, now)
         if throttled:
             self._pacer.throttled(now)
+        if self._pacer.counts:
+            self._pacer.answered(self._written(answers), now)
         owner.ended(batch)
+        if self._waiting:
+            self._go(now)
+
+    def _written(self, answers: Sequence[tuple[Token, int, bytes | None]]) -> list[float]:
+        """When each segment of these was written."""
+        return [
+            submission.written_at
+            for (submission, index), _, _ in answers
+            for _ in range(len(submission.parts) if index == ALL else 1)
+        ]
 
     def _on_deliveries(self, messages: Sequence[tuple[int, int, pdu.Message]]) -> None:
         self._owner.intake.add(self, messages, self._clock())
@@ -321,6 +376,8 @@ class Connection(asyncio.Protocol):
 
     def _on_closed(self, event: Closed) -> None:
         self.error = status.name(event.refused_status) if event.refused_status else event.reason
+        if self._timer is not None:
+            self._timer.cancel()
         waiting = [(submission, index, NOT_CONNECTED) for (submission, index), _ in self._waiting]
         self._waiting.clear()
         if waiting:
@@ -343,7 +400,7 @@ class Connection(asyncio.Protocol):
                 self.session.unbind(now)
 
     def _expire(self, now: float) -> None:
-        """Give back what waited for the socket past its `send_before`."""
+        """Give back what waited past its `send_before`."""
         late = [token for token, _ in self._waiting if token[0].send_before < now]
         if late:
             self._waiting = deque(entry for entry in self._waiting if entry[0][0].send_before >= now)

@@ -3,7 +3,8 @@
 Guarantees, beside those of that interface:
 
 * credit is the sum of the free windows of the bound binds, less what is taken and not yet
-  submitted; nothing waits here for room, except for a socket that is full;
+  submitted; where a pace holds back, what goes within `pacing.AHEAD_S`. Nothing waits here
+  longer, except for a socket that is full;
 * a bind that is lost comes back by itself, with jittered back-off, until `close`;
 * outcomes go to the sink in batches, never from within `submit`.
 """
@@ -25,7 +26,7 @@ from gateways.smpp.config import Config, codings
 from gateways.smpp.connection import NOT_CONNECTED, TOO_LATE, Connection, Ended, Token
 from gateways.smpp.encoder import ALL, Encoder
 from gateways.smpp.intake import Intake
-from gateways.smpp.pacing import Pacer
+from gateways.smpp.pacing import AHEAD_S, Pacer
 from gateways.smpp.reassembly import Reassembler
 from gateways.smpp.receipts import ReceiptReader, id_normaliser
 from gateways.smpp.session import Counters, Replied, State
@@ -34,7 +35,7 @@ TICK_S = 0.1
 SAY_DOWN_S = 60.0  # between two lines about a bind that stays down for one reason
 # A bind that lived so long, or answered anything, is worth an immediate new try.
 _STEADY_S = 10.0
-_MIN_WAKE_S = 0.002
+_MIN_WAKE_S = 0.005
 
 _CLOSED = Retry("closed", sent=False)
 _WINDOW_FULL = Retry("window_full", sent=False)
@@ -291,6 +292,7 @@ class SMPPGateway:
                 in_flight=link.connection.in_flight if link.connection else 0,
                 since=link.since,
                 error=link.error,
+                at_once=min(link.pacer.most, self.config.options.window),
             )
             for link in self._links
         ]
@@ -385,14 +387,16 @@ class SMPPGateway:
     def _place(self, submission: Submission, bodies: list[tuple[int, bytes]], places: list[_Place]) -> None:
         """All segments by one bind where one has room; else each wherever there is room."""
         wanted = len(bodies)
+        if len(places) > 1 and places[0].connection.paced:  # or one would wait while another is idle
+            places.sort(key=lambda place: -place.room)
         for place in places:
             if place.room >= wanted:
                 place.add(submission, bodies)
                 return
         for segment in bodies:
             for place in places:
-                # Since the credit was taken the pace may have been cut, or the socket have
-                # become full (then the connection keeps it, unsent): the window decides.
+                # Since the credit was taken the pace may have been cut, or the socket have become
+                # full: the connection keeps it, unsent, while it may; the window decides.
                 if place.room > 0 or place.connection.window_room() > len(place.segments):
                     place.add(submission, [segment])
                     break
@@ -429,12 +433,14 @@ class SMPPGateway:
         if self._wake is not None:
             return
         paced = [
-            link.pacer.next_at()
+            link.connection
             for link in self._links
-            if link.connection is not None and link.connection.window_room() > 0
+            if link.connection is not None and link.connection.paced and link.connection.window_room() > 0
         ]
         if paced:
-            delay_s = max(min(paced) - now, _MIN_WAKE_S)
+            reserved = self._reserved / len(paced)
+            delay_s = min(connection.worth_s(now, reserved) for connection in paced)
+            delay_s = min(max(delay_s, _MIN_WAKE_S), AHEAD_S / 2)
             self._wake = asyncio.get_running_loop().call_later(delay_s, self._woken)
 
     def _woken(self) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from dispatcher.slots import LEARN, LONGEST_S, Path
+from gateways.path import LEARN, LONGEST_S, Path
 
 
 @pytest.mark.parametrize("length_s", [0.0, 0.02, 0.15])

@@ -57,17 +57,7 @@ async def arrived(world: World, n: int) -> list[dict[str, Any]]:
         pytest.param("region", 2, 2_000, marks=pytest.mark.soak),
         pytest.param("gateway", 1, 100, marks=pytest.mark.soak),
         pytest.param("sender", 2, 100, marks=pytest.mark.soak),
-        pytest.param(
-            "bind",
-            1,
-            100,
-            marks=[
-                pytest.mark.soak,
-                # The rate holds, but a cycle at a time takes what the bind's pace gives at once: a tenth of a second's
-                # worth. Where cycles are slower than that, the rest of the rate is lost.
-                pytest.mark.xfail(reason="credit isn't given ahead of a bind's own pace"),
-            ],
-        ),
+        ("bind", 1, 100),
     ],
 )
 async def test_a_rate_holds_at_the_carrier_and_is_used(

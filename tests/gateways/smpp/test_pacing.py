@@ -12,30 +12,76 @@ from hypothesis import strategies as st
 from gateways.smpp.pacing import Pacer
 
 
-@given(st.sampled_from([1, 2, 2.5, 7, 50, 1000]), st.lists(st.floats(0.0005, 0.4), min_size=5, max_size=60))
+@given(
+    st.sampled_from([1, 2, 2.5, 7, 50, 1000]),
+    st.lists(st.tuples(st.floats(0.0005, 0.4), st.floats(0, 0.3), st.booleans()), min_size=5, max_size=60),
+)
 def test_no_sliding_second_sees_more_than_the_rate(rate, steps):
-    pacer, now, sent = Pacer(rate, 100.0), 100.0, deque()
-    for step in steps:
+    """However late the SMSC sees what was written; some is never answered."""
+    pacer, now, seen, answers = Pacer(rate, 0.0), 100.0, [], []
+    for moment in range(2, 42, 2):  # it learns how long the path is: nothing
+        pacer.spend(1, moment)
+        pacer.wrote(1, moment)
+        pacer.answered([moment], moment)
+    for step, path_s, lost in steps:
+        for answer in [answer for answer in answers if answer[0] <= now]:
+            answers.remove(answer)
+            pacer.answered([answer[1]] * answer[2], answer[0])
         count = int(pacer.available(now))
         if count:
             pacer.spend(count, now)
-            sent.append((now, count))
-        while sent and sent[0][0] <= now - 1.0:
-            sent.popleft()
-        assert sum(count for _, count in sent) <= rate
+            pacer.wrote(count, now)
+            seen.append((now + path_s, count))
+            if not lost:
+                answers.append((now + path_s, now, count))
         now += step
+    for start, _ in seen:
+        assert sum(count for at, count in seen if 0 <= at - start < 1.0) <= rate
 
 
+@pytest.mark.parametrize("late_s", [0.0, 0.03])
+@pytest.mark.parametrize("answer_s", [0.002, 0.2])
 @pytest.mark.parametrize("rate", [1, 10, 100, 2000])
-def test_a_waiting_sender_gets_nearly_the_whole_rate(rate):
-    pacer, now, total = Pacer(rate, 0.0), 0.0, 0
-    while now < 20.0:
+def test_a_waiting_sender_gets_nearly_the_whole_rate(rate, answer_s, late_s):
+    """Also one that comes late to what was free."""
+    pacer, now, total, answers = Pacer(rate, 0.0), 0.0, 0, deque()
+    while now < 60.0:
+        while answers and answers[0] + answer_s <= now:
+            at = answers.popleft()
+            pacer.answered([at], at + answer_s)
         count = int(pacer.available(now))
+        if count and now >= 30.0:
+            total += count
         if count:
             pacer.spend(count, now)
-            total += count
-        now = max(pacer.next_at(), now + 0.001)
-    assert 0.95 * rate * 20 <= total <= rate * 20
+            pacer.wrote(count, now)
+            answers.extend([now] * count)
+        soonest = [pacer.next_at() + late_s] + [at + answer_s for at in list(answers)[:1]]
+        now = max(min(soonest), now + 0.001)
+    assert 0.95 * rate * 30 <= total <= rate * 30
+
+
+def test_credit_is_given_ahead_as_far_as_the_pace_will_let_it_go():
+    pacer = Pacer(100, 0.0)
+    assert pacer.ahead(0.0) == pacer.most == 56, "half as fast again, after a pause"
+    pacer.spend(56, 0.0)
+    pacer.wrote(56, 0.0)
+    assert pacer.ahead(0.0) == 0
+    assert pacer.ahead(0.1) == pytest.approx(15)
+    pacer.spend(44, 0.5)
+    pacer.wrote(44, 0.5)
+    pacer.answered([0.0] * 56 + [0.5] * 44, 0.55)
+    assert pacer.ahead(0.8) == 0, "all the places of the second are taken, and none ends soon"
+
+
+def test_a_text_longer_than_the_rate_goes_when_the_second_is_empty():
+    pacer = Pacer(2, 0.0)
+    assert pacer.may(5, 0.0)
+    pacer.spend(5, 0.0)
+    pacer.wrote(5, 0.0)
+    pacer.answered([0.0] * 5, 0.01)
+    assert not pacer.may(1, 1.0)
+    assert pacer.may(1, max(pacer.next_at(), 1.1))
 
 
 def test_without_a_rate_there_is_no_limit():
@@ -52,6 +98,8 @@ def run(pacer, start, seconds, rate):
         count = min(int(min(pacer.available(now), 10**9)), rate // 100)
         if count > 0:
             pacer.spend(count, now)
+            pacer.wrote(count, now)
+            pacer.answered([now] * count, now)
             total += count
     return total
 
@@ -163,6 +211,7 @@ def held(take, limit, *, answer_s=0.05, seconds=40, since=20, wake=4, configured
         count = int(min(pacer.available(now), limit * wake / 200 * 2.2))
         if count > 0:
             pacer.spend(count, now)
+            pacer.wrote(count, now)
             ok = sum(take(now) for _ in range(count))
             if now >= since:
                 through += ok
