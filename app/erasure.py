@@ -14,17 +14,14 @@ import asyncpg
 
 from app import rules
 from app.domain import ids
-from app.domain.contacts import brand_scope
 from app.domain.recipient import hash_of
 from app.queue import lanes
-from app.queue import rules as fast
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import erasures, messages, parcels
 from app.store.engine import Database
 from app.store.erasures import Erasure
 
 SOURCE = "erasure"
-SINCE_FIRST = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 async def ask(
@@ -43,36 +40,43 @@ async def ask(
         erasure = await erasures.read(driver, owner.tenant_id, erasure_id)
         assert erasure is not None
         await erasures.proof(driver, erasure, "erasure.ask", {})
-        await _forget_rules(driver, queue, erasure)
-        counts = await erasures.forget_number(driver, owner.tenant_id, e164, SINCE_FIRST)
+        await erasures.proof(driver, erasure, "erasure.rules", await _forget_rules(driver, queue, erasure))
+        counts = await erasures.forget_number(driver, owner.tenant_id, e164)
         await erasures.advanced(driver, erasure, counts, None)
     await advance(database, queue, owner.tenant_id, erasure_id, now_s)
     return erasure_id
 
 
-async def _forget_rules(driver: asyncpg.Connection, queue: Queue, erasure: Erasure) -> None:
-    brands = await erasures.consent_fields(driver, erasure.tenant_id, erasure.recipient)
-    fields = [fast.member(erasure.recipient, brand_scope(brand)) for brand in brands]
+async def _forget_rules(driver: asyncpg.Connection, queue: Queue, erasure: Erasure) -> dict[str, int]:
+    known = await erasures.known_to_copy(driver, erasure.tenant_id, erasure.recipient)
     counts = await erasures.forget_rules(driver, erasure.tenant_id, erasure.recipient)
-    await rules.forget_consents_within(driver, queue, erasure.tenant_id, fields)
-    await erasures.proof(driver, erasure, "erasure.rules", counts)
+    await rules.forget_person_within(
+        driver, queue, erasure.tenant_id, erasure.recipient, known.brands, known.shared
+    )
+    return counts
 
 
 async def advance(database: Database, queue: Queue, tenant_id: int, erasure_id: bytes, now_s: float) -> bool:
     """Erase that person's messages, those that are settled; whether nothing is left."""
     counts: dict[str, int] = defaultdict(int)
-    numbers: set[str] = set()
-    after, left = bytes(16), False
+    batches: dict[bytes, int] = defaultdict(int)
+    after = bytes(16)
     async with database.driver() as driver:
         erasure = await erasures.read(driver, tenant_id, erasure_id)
         if erasure is None or erasure.done_at is not None:
             return True
+        hash_key = await erasures.key_of(driver, tenant_id)
+        numbers, left = await erasures.came_in(driver, erasure, hash_key)
         while page := await erasures.messages(driver, tenant_id, erasure.recipient, after):
             after = page[-1]
-            left |= not await _erase(driver, queue, erasure, page, counts, numbers, now_s)
+            left |= not await _erase(driver, queue, erasure, page, counts, numbers, batches, now_s)
         async with driver.transaction():
+            await erasures.forget_batches(driver, tenant_id, batches)
             for number in sorted(numbers):
-                for kind, n in (await erasures.forget_number(driver, tenant_id, number, SINCE_FIRST)).items():
+                for kind, n in (await erasures.forget_number(driver, tenant_id, number)).items():
+                    counts[kind] += n
+            if not left:  # what was under way may have left a contact, or a stop by text
+                for kind, n in (await _forget_rules(driver, queue, erasure)).items():
                     counts[kind] += n
             done_at = None if left else datetime.fromtimestamp(now_s, UTC)
             total = await erasures.advanced(driver, erasure, counts, done_at)
@@ -88,6 +92,7 @@ async def _erase(
     page: list[bytes],
     counts: dict[str, int],
     numbers: set[str],
+    batches: dict[bytes, int],
     now_s: float,
 ) -> bool:
     """One page of messages; False: some are under way."""
@@ -95,8 +100,13 @@ async def _erase(
     for message_id in page:
         packs[ids.pack_of(message_id)].add(ids.index_of(message_id))
     async with driver.transaction():
+        waiting = await erasures.open_parcels(
+            driver, list(packs)
+        )  # before they are cancelled: Redis has them
         for one in await messages.stored(driver, erasure.tenant_id, page):
             counts["cancelled"] += await messages.cancel(driver, one, "erased", now_s)
+            if one.pack.batch_id is not None:
+                batches[one.pack.batch_id] += 1
         busy = await erasures.under_way(driver, list(packs))
         gone = [one for one in page if ids.pack_of(one) not in busy]
         for pack_id, indexes in packs.items():
@@ -105,7 +115,8 @@ async def _erase(
                 numbers |= {entry.to for entry in entries if entry.to}
                 counts["messages"] += len(entries)
         await erasures.forget_messages(driver, erasure.tenant_id, erasure.recipient, gone)
-        waiting = await erasures.open_parcels(driver, [one for one in packs if one not in busy])
+        # before the commit: as long as Redis can't be reached, nothing of this page counts as erased
+        await lanes.forget(queue, [(lane, parcel_id) for parcel_id, lane in waiting])
     await _offer_again(driver, queue, waiting)
     return not busy
 
@@ -115,7 +126,6 @@ async def _offer_again(driver: asyncpg.Connection, queue: Queue, waiting: list[t
     if not waiting:
         return
     try:
-        await lanes.forget(queue, [(lane, parcel_id) for parcel_id, lane in waiting])
         await lanes.offer(queue, await parcels.open_by_id(driver, [parcel_id for parcel_id, _ in waiting]))
     except (EpochLost, Unavailable, OSError):
         return  # the sweeper offers what Redis misses

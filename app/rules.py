@@ -223,12 +223,30 @@ async def suppress_hashed_within(
     await _write(driver, queue, lambda current: fast.suppress(current, owner.tenant_id, members))
 
 
-async def forget_consents_within(
-    driver: asyncpg.Connection, queue: Queue, tenant_id: int, fields: Sequence[bytes]
+async def forget_person_within(
+    driver: asyncpg.Connection,
+    queue: Queue,
+    tenant_id: int,
+    recipient: bytes,
+    brands: Sequence[str],
+    shared: Sequence[tuple[int, bytes, bytes]],
 ) -> None:
-    """Consents that PostgreSQL no longer has are taken off the copy, in the caller's transaction."""
-    if fields:
-        await _write(driver, queue, lambda current: fast.forget_consents(current, tenant_id, fields))
+    """Consents and contacts that PostgreSQL no longer has are taken off the copy, in the caller's transaction.
+
+    `shared`: contacts that count for an organisation: (organisation, its hash of the person, message id).
+    """
+    fields = [fast.member(recipient, brand_scope(brand)) for brand in brands]
+    items: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+    for organisation_id, person, message_id in shared:
+        items[organisation_id].append((person, message_id))
+
+    async def forget(current: Queue) -> None:
+        await fast.forget_consents(current, tenant_id, fields)
+        await fast.forget_contacts(current, tenant_id, recipient)
+        for organisation_id, of_one in items.items():
+            await fast.uncount_budget(current, organisation_id, of_one)
+
+    await _write(driver, queue, forget)
 
 
 async def release_within(

@@ -38,7 +38,7 @@ from app.api.auth import Required, Scope, caller_from
 from app.api.problems import Problem
 from app.store import idempotency
 from app.store.engine import Database
-from app.store.idempotency import Slot, StoredAnswer, decode_answer, encode_answer
+from app.store.idempotency import Slot, StoredAnswer, decode_answer, encode_answer, slot_of
 
 HEADER = "idempotency-key"
 REPLAYED = "idempotency-replayed"
@@ -125,7 +125,7 @@ class IdempotentRoute(APIRoute):
             caller = await caller_from(request)
             for scope in scopes:
                 caller.demand(scope)
-            slot = Slot(caller.tenant_id, f"POST {request.url.path}", key)
+            slot = slot_of(caller.tenant_id, caller.hash_key, f"POST {request.url.path}", key)
             return await self._once(request.app.state.context.database, slot, handle, request)
 
         return idempotent

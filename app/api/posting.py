@@ -34,7 +34,7 @@ from app.domain.routing import POOL_MARK
 from app.domain.template import parse as parse_template
 from app.intake import Full, Keyed, Single
 from app.store.batches import BatchState, NewBatch, RejectionRow
-from app.store.idempotency import Kept, Slot, StoredAnswer, encode_answer
+from app.store.idempotency import Kept, StoredAnswer, encode_answer, slot_of
 from app.store.intake import Draft
 
 MESSAGES = "/v1/messages"
@@ -59,7 +59,7 @@ async def post_message(request: Request, context: Context) -> Answer:
     state: wire.OpenState = "deferred" if due_at > now_s else "queued"
     shown = smart_view(single) if smart_asked else None
     if key is not None:
-        slot = Slot(caller.tenant_id, f"POST {MESSAGES}", key)
+        slot = slot_of(caller.tenant_id, caller.hash_key, f"POST {MESSAGES}", key)
         single.keyed = Keyed(
             slot,
             request_hash(raw),
@@ -156,7 +156,7 @@ async def post_batch(request: Request, context: Context) -> Answer:
     keyed = None
     if key is not None:
         stored = encode_answer(StoredAnswer(body, {}))
-        slot = Slot(caller.tenant_id, f"POST {BATCHES}", key)
+        slot = slot_of(caller.tenant_id, caller.hash_key, f"POST {BATCHES}", key)
         keyed = Keyed(slot, request_hash(raw), 202, lambda _: stored)
     drafts = list(drafting.drafts(now_s))
     kept = await context.intake.accept_batch(batch, drafts, [rejection_row(r) for r in rejected], keyed)

@@ -30,7 +30,7 @@ from app.api.rows import CSV, NDJSON, CsvRows, NdjsonRows, Record, Records
 from app.domain import ids
 from app.store import batches, idempotency
 from app.store.batches import Batch, BatchState, NewBatch
-from app.store.idempotency import Slot, StoredAnswer, encode_answer
+from app.store.idempotency import Slot, StoredAnswer, encode_answer, slot_of
 
 UPLOAD = "/v1/batches/upload"
 RESUMABLE_S = 7 * 86_400  # how far back a broken upload is looked for
@@ -73,7 +73,7 @@ async def post_upload(request: Request, context: Context) -> Answer:
     extra = drafting.extra_of(asked, caller)
     reader = CsvRows(terms.parsed.names) if media in CSV else NdjsonRows()
     wanted = request_hash(query.encode(), b"csv" if media in CSV else b"ndjson")
-    slot = None if key is None else Slot(caller.tenant_id, f"POST {UPLOAD}", key)
+    slot = None if key is None else slot_of(caller.tenant_id, caller.hash_key, f"POST {UPLOAD}", key)
     batch = posting.new_batch(asked, terms, ids.new_id(now_s), now_s, extra)
     context.metrics.uploads += 1
     try:

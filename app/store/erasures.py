@@ -2,6 +2,7 @@
 
 Guarantees: what the accounting needs (ids, states, times, counts) stays; number, text, variables, references, evidence
 and what was queued or stored about them goes. What is under way is left until it is settled: `messages` gives it again.
+What names the person among others' things (a batch's name, an audit entry's reason) loses the number alone.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from app.domain import ids
+from app.domain import ids, mentions
 from app.domain.pack import Entry, Pack, decode_pack, encode
-from app.store import idempotency
+from app.domain.recipient import hash_of
+from app.store import idempotency, inbox, receipts
 from app.store.intake import as_uuid, signed
 from app.store.rules import unsigned
 
@@ -113,6 +115,11 @@ def _json(value: dict[str, Any]) -> str:
     return msgspec.json.encode(value).decode()
 
 
+async def key_of(driver: asyncpg.Connection, tenant_id: int) -> bytes:
+    """The key of the tenant's recipient hashes."""
+    return bytes(await driver.fetchval("SELECT hash_key FROM tenants WHERE id = $1", tenant_id))
+
+
 # -- messages
 
 
@@ -162,7 +169,7 @@ async def blank(driver: asyncpg.Connection, pack_id: bytes, indexes: set[int]) -
 
 def _blanked(pack: Pack, indexes: set[int]) -> Pack:
     entries = [_forgotten(entry) if entry.index in indexes else entry for entry in pack.entries]
-    alone = all(entry.index in indexes for entry in pack.entries)  # then the pack's body is theirs, too
+    alone = all(not entry.to for entry in entries)  # then the pack's body is theirs, too
     return msgspec.structs.replace(pack, entries=entries, body="" if alone else pack.body)
 
 
@@ -186,10 +193,43 @@ async def forget_messages(
     first = datetime.fromtimestamp(ids.created_at(min(message_ids)), tz=UTC)
     last = datetime.fromtimestamp(ids.created_at(max(message_ids)), tz=UTC) + LATE
     await driver.execute(
-        "UPDATE receipts SET raw = '' WHERE at >= $2 AND at <= $3 AND message_id = ANY($1) AND raw <> ''",
+        "UPDATE receipts SET raw = '', error = '' WHERE at >= $2 AND at <= $3 AND message_id = ANY($1)",
         uuids,
         first,
         last,
+    )
+    for table in ("outcomes", "finals", "segment_states"):
+        await driver.execute(
+            f"UPDATE {table} SET raw = NULL WHERE message_id = ANY($1) AND raw IS NOT NULL",  # noqa: S608 - our own
+            uuids,
+        )
+    await driver.execute(
+        "UPDATE webhook_deliveries SET url = NULL, target = 'erased', last_error = NULL,"
+        " state = CASE state WHEN 1 THEN 3 ELSE state END"
+        " WHERE created_at >= $2 AND message_id = ANY($1) AND endpoint_id IS NULL",
+        uuids,
+        first,
+    )
+    silenced = f"{_SILENCED} AND created_at >= $3 AND message_id = ANY($2)) {_FOUND}"
+    await driver.execute(silenced, tenant_id, uuids, first)
+
+
+# An event says that there was one, and nothing of whom.
+_SILENCED = """
+UPDATE webhook_deliveries SET payload = convert_to((jsonb_build_object('type', p->'type', 'timestamp',
+p->'timestamp', 'data', jsonb_build_object('id', p->'data'->'id', 'erased', true)))::text, 'UTF8')
+FROM (SELECT id, convert_from(payload, 'UTF8')::jsonb AS p FROM webhook_deliveries WHERE tenant_id = $1"""
+_FOUND = "found WHERE found.id = webhook_deliveries.id"
+
+
+async def forget_batches(driver: asyncpg.Connection, tenant_id: int, batch_ids: dict[bytes, int]) -> None:
+    """Batches of that person alone, by how many texts of theirs were in each: the batch's own text is theirs, too."""
+    await driver.execute(
+        "UPDATE batches b SET body = '', name = NULL, settings = '{}', upload = NULL FROM"
+        " unnest($2::uuid[], $3::bigint[]) u(id, n) WHERE b.id = u.id AND b.tenant_id = $1 AND b.total <= u.n",
+        tenant_id,
+        [as_uuid(one) for one in batch_ids],
+        list(batch_ids.values()),
     )
 
 
@@ -220,46 +260,116 @@ _RULES = {
 }
 
 
-async def consent_fields(driver: asyncpg.Connection, tenant_id: int, recipient: bytes) -> list[str]:
-    """The brands of that person's consents: what Redis' copy has of them."""
-    rows = await driver.fetch(
+class Known(msgspec.Struct, frozen=True):
+    """What Redis' copy has of a person: the brands of their consents, and contacts that count for an organisation
+    (organisation, its hash of the person, message id)."""
+
+    brands: list[str]
+    shared: list[tuple[int, bytes, bytes]]
+
+
+async def known_to_copy(driver: asyncpg.Connection, tenant_id: int, recipient: bytes) -> Known:
+    """Asked before `forget_rules`."""
+    brands = await driver.fetch(
         "SELECT DISTINCT brand FROM consents WHERE tenant_id = $1 AND recipient = $2",
         tenant_id,
         signed(recipient),
     )
-    return [row["brand"] for row in rows]
+    shared = await driver.fetch(
+        "SELECT organisation_id, organisation_recipient, message_id FROM cap_events WHERE tenant_id = $1"
+        " AND recipient = $2 AND organisation_id IS NOT NULL",
+        tenant_id,
+        signed(recipient),
+    )
+    return Known([row["brand"] for row in brands], [(r[0], unsigned(r[1]), r[2].bytes) for r in shared])
 
 
-async def forget_number(
-    driver: asyncpg.Connection, tenant_id: int, number: str, since: datetime
-) -> dict[str, int]:
-    """Inbound texts, webhooks (queued or sent) and stored answers that have the number."""
-    counts = {}
-    done = await driver.execute(
-        "UPDATE inbound SET sender = '', text = '', keyword = NULL, gateway_message_id = ''"
-        " WHERE tenant_id = $1 AND sender = $2",
-        tenant_id,
-        number,
-    )
-    counts["inbound"] = int(done.rpartition(" ")[2])
-    done = await driver.execute(
-        "UPDATE webhook_deliveries SET payload = convert_to((jsonb_build_object('type', p->'type', 'timestamp',"
-        " p->'timestamp', 'data', jsonb_build_object('id', p->'data'->'id', 'erased', true)))::text, 'UTF8')"
-        " FROM (SELECT id, convert_from(payload, 'UTF8')::jsonb AS p FROM webhook_deliveries WHERE tenant_id = $1"
-        " AND created_at >= $3 AND position($2::bytea IN payload) > 0) found WHERE found.id = webhook_deliveries.id",
-        tenant_id,
-        number.encode(),
-        since,
-    )
-    counts["webhooks"] = int(done.rpartition(" ")[2])
-    done = await driver.execute(
-        "UPDATE idempotency SET status = 0, response = $3 WHERE tenant_id = $1 AND position($2::bytea IN response) > 0",
-        tenant_id,
-        number.encode(),
-        idempotency.encode_answer(idempotency.StoredAnswer(b"", {})),
-    )
-    counts["idempotency"] = int(done.rpartition(" ")[2])
+async def forget_number(driver: asyncpg.Connection, tenant_id: int, number: str) -> dict[str, int]:
+    """Inbound texts, webhooks (queued or sent) and stored answers that have the number, and every mention of it."""
+    mention, digits = mentions.pattern(number), number.encode()
+    counts = {
+        "inbound": await _done(driver, _INBOUND, tenant_id, number),
+        "webhooks": await _done(
+            driver, f"{_SILENCED} AND position($2::bytea IN payload) > 0) {_FOUND}", tenant_id, digits
+        ),
+        "idempotency": await _done(
+            driver,
+            "UPDATE idempotency SET status = 0, response = $3"
+            " WHERE tenant_id = $1 AND position($2::bytea IN response) > 0",
+            tenant_id,
+            digits,
+            idempotency.encode_answer(idempotency.StoredAnswer(b"", {})),
+        ),
+        "mentions": await _forget_parked_receipts(driver, number),
+    }
+    for statement in _MENTIONS:
+        counts["mentions"] += await _done(driver, statement, tenant_id, mention, mentions.REPLACEMENT)
     return {kind: n for kind, n in counts.items() if n}
+
+
+async def _done(driver: asyncpg.Connection, statement: str, *arguments: object) -> int:
+    return int((await driver.execute(statement, *arguments)).rpartition(" ")[2])
+
+
+# What came in to nobody's address is nobody's to keep.
+_INBOUND = """
+UPDATE inbound SET sender = '', text = '', keyword = NULL, gateway_message_id = ''
+WHERE (tenant_id = $1 OR tenant_id IS NULL) AND sender = $2
+"""
+
+
+def _rid(table: str, *columns: str) -> str:
+    """$2 replaced by $3 wherever a tenant's row has it; a column with its cast is 'settings::jsonb'."""
+    pairs = [(name, cast) for name, _, cast in (column.partition("::") for column in columns)]
+    sets = ", ".join(
+        f"{name} = regexp_replace({name}::text, $2, $3, 'g'){'::' + cast if cast else ''}"
+        for name, cast in pairs
+    )
+    found = " OR ".join(f"{name}::text ~ $2" for name, _ in pairs)
+    return f"UPDATE {table} SET {sets} WHERE tenant_id = $1 AND ({found})"  # noqa: S608 - our own
+
+
+_MENTIONS = (
+    _rid("audit_log", "reason", "subject", "before::jsonb", "after::jsonb"),
+    _rid("batches", "name", "settings::jsonb"),
+    _rid("suppressions", "reason"),
+)
+
+
+async def _forget_parked_receipts(driver: asyncpg.Connection, number: str) -> int:
+    """A carrier's own words may have the number; its verdict stays."""
+    rows = await driver.fetch(
+        "SELECT id, receipt FROM parked_receipts WHERE position($1::bytea IN receipt) > 0 FOR UPDATE",
+        number[-7:].encode(),
+    )
+    changed = 0
+    for row in rows:
+        receipt = receipts.without_mentions(row["receipt"], number)
+        if receipt is not None:
+            changed += 1
+            await driver.execute("UPDATE parked_receipts SET receipt = $2 WHERE id = $1", row["id"], receipt)
+    return changed
+
+
+async def came_in(driver: asyncpg.Connection, erasure: Erasure, hash_key: bytes) -> tuple[set[str], bool]:
+    """The person's number as texts have it that came in since the request, and whether some wait to be taken in:
+    they may be a stop that other tenants must heed."""
+
+    def theirs(number: str) -> bool:
+        return hash_of(hash_key, number) == erasure.recipient
+
+    waiting = False
+    for row_id, sender, aside in await inbox.waiting(driver):
+        if theirs(f"+{sender.removeprefix('+')}"):
+            if aside:
+                await inbox.remove(driver, row_id)
+            waiting |= not aside
+    senders = await driver.fetch(
+        "SELECT DISTINCT sender FROM inbound WHERE (tenant_id = $1 OR tenant_id IS NULL) AND id >= $2",
+        erasure.tenant_id,
+        as_uuid(ids.first_id_at(erasure.asked_at.timestamp())),
+    )
+    return {row["sender"] for row in senders if theirs(row["sender"])}, waiting
 
 
 async def proof(driver: asyncpg.Connection, erasure: Erasure, action: str, after: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ committed with the caller's transaction or not at all.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -19,11 +20,16 @@ PURGE_PAGE = 10_000
 
 
 class Slot(NamedTuple):
-    """Where an answer is stored: the key that the client chose, in its tenant and route."""
+    """Where an answer is stored: the key that the client chose, hashed (`slot_of`), in its tenant and route."""
 
     tenant_id: int
     route: str
     key: str
+
+
+def slot_of(tenant_id: int, hash_key: bytes, route: str, key: str) -> Slot:
+    """The place of a client's key: a hash by the tenant's own, since a key may name a person."""
+    return Slot(tenant_id, route, hashlib.sha256(hash_key + key.encode()).hexdigest())
 
 
 class StoredAnswer(msgspec.Struct, array_like=True):

@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import asyncpg
+import msgspec
 
 from app.store.intake import at
+
+
+class _From(msgspec.Struct):
+    sender: str = ""
+
+
+_FROM = msgspec.msgpack.Decoder(_From)  # of an encoded text, who it is from
 
 
 async def park(driver: asyncpg.Connection, gateway_id: int, payloads: Sequence[bytes], now_s: float) -> None:
@@ -35,3 +43,14 @@ async def unpark(driver: asyncpg.Connection, after: int = 0) -> tuple[int, int, 
 async def set_aside(driver: asyncpg.Connection, row_id: int, now_s: float) -> None:
     """This text is not handed out again, and not removed. Setting `failed_at` to NULL brings it back."""
     await driver.execute("UPDATE parked_inbound SET failed_at = $2 WHERE id = $1", row_id, at(now_s))
+
+
+async def waiting(driver: asyncpg.Connection) -> list[tuple[int, str, bool]]:
+    """(row, sender, whether it was set aside) of all texts that were not taken in."""
+    rows = await driver.fetch("SELECT id, payload, failed_at IS NOT NULL FROM parked_inbound")
+    return [(row_id, _FROM.decode(payload).sender, aside) for row_id, payload, aside in rows]
+
+
+async def remove(driver: asyncpg.Connection, row_id: int) -> None:
+    """This text is kept no longer."""
+    await driver.execute("DELETE FROM parked_inbound WHERE id = $1", row_id)

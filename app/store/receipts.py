@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 from asyncpg.pgproto.pgproto import UUID as PgUUID
 
-from app.domain import ids
+from app.domain import ids, mentions
 from app.domain.message import State
 from app.domain.pack import Entry, Pack, bitmap, decode_pack, indexes_of
 from app.domain.storable import moment, word
@@ -488,6 +488,18 @@ def _slip(parked: bytes) -> Slip | None:
     slip.raw, slip.error = word(slip.raw, MAX_WORD_CHARACTERS), word(slip.error, MAX_WORD_CHARACTERS)
     slip.done_at, slip.submitted_at = moment(slip.done_at), moment(slip.submitted_at)
     return slip
+
+
+def without_mentions(parked: bytes, number: str) -> bytes | None:
+    """A parked receipt whose words don't have that number; None if they had not."""
+    slip = _slip(parked)
+    if slip is None:
+        return None
+    raw, error = mentions.without(slip.raw, number), mentions.without(slip.error, number)
+    if (raw, error) == (slip.raw, slip.error):
+        return None
+    slip.raw, slip.error = raw, error
+    return msgspec.msgpack.encode(slip)
 
 
 async def forget(driver: asyncpg.Connection, row_ids: Sequence[int]) -> None:

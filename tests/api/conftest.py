@@ -17,6 +17,7 @@ from app.api.server import create_app
 from app.settings import Settings
 from app.store import keys
 from app.store.engine import Database
+from app.store.idempotency import slot_of
 
 SENDER = "12025550199"
 
@@ -112,6 +113,11 @@ class Api:
 
     async def count(self, table: str) -> int:
         return (await self.fetch(f"SELECT count(*) FROM {table}"))[0][0]
+
+    async def kept_as(self, key: str) -> str:
+        """An idempotency key of the tenant, as it is stored."""
+        [(hash_key,)] = await self.fetch("SELECT hash_key FROM tenants WHERE id = $1", self.tenant_id)
+        return slot_of(self.tenant_id, bytes(hash_key), "", key).key
 
     def message(self, **fields: Any) -> dict[str, Any]:
         """A valid message, with changes; None leaves a field out."""

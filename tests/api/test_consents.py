@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -320,69 +319,7 @@ async def test_a_tenants_limits_and_its_organisation(api: Any, queue: Queue) -> 
     )
 
 
-# -- erasure
-
-
-async def test_a_person_is_forgotten_and_it_can_be_proved(api: Any, queue: Queue) -> None:
-    to, path = "+12025550144", "%2B12025550144"
-    await api.post("/v1/webhooks", {"url": "https://example.com/hook"})
-    posted = await api.post(
-        "/v1/messages", api.message(to=to, body="Dear Ann, your test is positive", client_reference="ann-1"),
-        idempotency_key="erase-1",
-    )  # fmt: skip
-    people = [{"to": to, "variables": {"name": "Ann"}}, {"to": "+12025550145", "variables": {"name": "Bob"}}]
-    batch = await api.post("/v1/batches", api.batch(people))
-    await api.post("/v1/consents", {"to": to, "evidence": {"ip": "192.0.2.77"}}, idempotency_key="erase-2")
-    await api.post("/v1/consents", {"to": to, "source": "erasure", "evidence": {"form": "192.0.2.77"}})
-    await api.post("/v1/suppressions", {"to": to, "sender": "12025550199"})
-    await api.fetch(
-        'INSERT INTO inbound (id, tenant_id, gateway_id, sender, "to", text, at)'
-        " VALUES ($1, $2, 1, $3, '1', 'I am Ann', now())",
-        uuid.uuid4(), api.tenant_id, to,
-    )  # fmt: skip
-    await api.fetch(
-        "INSERT INTO webhook_deliveries (id, tenant_id, target, event, payload, next_at) VALUES ($1, $2, 'x', 'e',"
-        " $3, now())",
-        uuid.uuid4(), api.tenant_id,
-        msgspec.json.encode({"type": "message.inbound", "timestamp": "t", "data": {"id": "i", "from": to}}),
-    )  # fmt: skip
-    made = await api.post("/v1/erasures", {"to": to, "reason": "ticket 7"})
-    assert (made.status, made.json["done_at"] is not None) == (201, True), made.raw
-    assert made.json["counts"]["messages"] == 2
-    assert made.json["counts"]["cancelled"] == 2
-    one = await api.get(posted.json["url"])
-    assert (one.json["state"], one.json["reason"]) == ("cancelled", "erased")
-    await everything_is_free_of(api, [to.encode(), b"Ann", b"ann-1", b"192.0.2.77"])
-    assert b"+12025550145" in (await api.get(f"/v1/messages?batch={batch.json['id']}")).raw
-    assert (await api.get(f"/v1/messages?to={path}")).json["data"] == []
-    assert await letter(api, queue, to) == "s", "and never again"
-    assert (await api.call("DELETE", f"/v1/suppressions/{path}")).status == 404
-    assert await letter(api, queue, to) == "s", "whoever would lift it"
-    standing = (await api.get(f"/v1/suppressions/{path}")).json
-    assert {(one["to"], one["reason"]) for one in standing["suppressed"]} >= {(None, "erased")}
-    again = await api.post(
-        "/v1/messages", api.message(to=to, body="Dear Ann, your test is positive", client_reference="ann-1"),
-        idempotency_key="erase-1",
-    )  # fmt: skip
-    assert (again.status, again.json["id"]) == (posted.status, posted.json["id"]) or again.status == 409
-    proof = f"/v1/erasures/{made.json['id']}"
-    assert (await api.get(f"{proof}?to={path}")).json["matches"] is True
-    assert (await api.get(f"{proof}?to=%2B12025550101")).json["matches"] is False
-    audit = (await api.get("/v1/audit?limit=200")).raw
-    assert made.json["recipient"].encode() in audit
-    assert to.encode() not in audit
-
-
-async def everything_is_free_of(api: Any, words: list[bytes]) -> None:
-    """No row of any table has these, in text, in JSON or in stored bytes."""
-    for (table,) in await api.fetch(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
-        " AND NOT relispartition"
-    ):
-        for row in await api.fetch(f'SELECT * FROM "{table}"'):
-            kept = b"\n".join(v if isinstance(v, bytes) else str(v).encode() for v in row.values())
-            for word in words:
-                assert word not in kept, (table, word)
+# -- the ledger
 
 
 async def test_the_ledger_can_only_grow(api: Any) -> None:

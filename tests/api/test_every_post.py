@@ -380,7 +380,7 @@ async def test_a_file_that_broke_off_leaves_its_key_free_and_one_under_way_holds
     path = "/v1/suppressions/import"
     first = asyncio.create_task(api.call("POST", path, data=slowly(), idempotency_key=key, headers=headers))
     await begun.wait()
-    while not await api.fetch("SELECT FROM idempotency WHERE key = $1", key):
+    while not await api.fetch("SELECT FROM idempotency WHERE key = $1", await api.kept_as(key)):
         await asyncio.sleep(0.01)
     held = await api.call("POST", path, data=file, idempotency_key=key, headers=headers)
     assert (held.status, held.code) == (409, "idempotency_in_progress")
@@ -396,10 +396,10 @@ async def test_a_file_that_broke_off_leaves_its_key_free_and_one_under_way_holds
         f"idempotency-key: {key}\r\ncontent-length: 1000\r\n\r\nto\n"
     )
     writer.write(head.encode())
-    while not await api.fetch("SELECT FROM idempotency WHERE key = $1", key):
+    while not await api.fetch("SELECT FROM idempotency WHERE key = $1", await api.kept_as(key)):
         await asyncio.sleep(0.01)
     writer.close()
-    while await api.fetch("SELECT FROM idempotency WHERE key = $1", key):
+    while await api.fetch("SELECT FROM idempotency WHERE key = $1", await api.kept_as(key)):
         await asyncio.sleep(0.01)
     assert (await api.call("POST", path, data=file, idempotency_key=key, headers=headers)).status == 200
     assert reader is not None

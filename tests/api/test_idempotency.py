@@ -113,7 +113,7 @@ async def test_the_framework_routes_replay_too(api):
 async def test_a_claim_whose_holder_died_is_free_when_its_lease_ends(api):
     batch = (await api.post("/v1/batches", api.batch([{"to": "+12025550101"}], body="x"))).json
     path, key = f"{batch['url']}/pause", uuid.uuid4().hex
-    slot = Slot(api.tenant_id, f"POST {path}", key)
+    slot = Slot(api.tenant_id, f"POST {path}", await api.kept_as(key))
     async with api.database.driver() as driver:
         assert await idempotency.claim(driver, slot, request_hash(b"", b""), 60)
         held = await api.post(path, idempotency_key=key)
@@ -137,6 +137,7 @@ async def test_purging_forgets_the_old_and_keeps_the_young(api):
     old, young = uuid.uuid4().hex, uuid.uuid4().hex
     for key in (old, young):
         await api.post("/v1/messages", api.message(), idempotency_key=key)
+    old, young = [await api.kept_as(key) for key in (old, young)]
     await api.fetch("UPDATE idempotency SET created_at = now() - interval '3 days' WHERE key = $1", old)
     async with api.database.driver() as driver:
         before = datetime.now(UTC) - timedelta(seconds=idempotency.KEPT_S)

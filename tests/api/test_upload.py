@@ -168,7 +168,9 @@ async def test_a_broken_upload_stays_loading_and_goes_on_with_the_same_file(api)
     busy = await upload(api, data, key=key, name="resumed")
     assert (busy.status, busy.code) == (409, "idempotency_in_progress")
     writer.close()
-    await until(api, "SELECT 1 FROM idempotency WHERE key = $1 AND locked_until <= now()", key)
+    await until(
+        api, "SELECT 1 FROM idempotency WHERE key = $1 AND locked_until <= now()", await api.kept_as(key)
+    )
     changed = await upload(api, data.replace(b"N5\n", b"N6\n"), key=key, name="resumed")
     assert (changed.status, changed.code) == (422, "upload_mismatch")
     short = await upload(api, data[:1_000], key=key, name="resumed")
@@ -186,7 +188,9 @@ async def test_a_broken_upload_may_be_replaced(api):
     key, data = uuid.uuid4().hex, file_of(9_000)
     writer, row = await broken(api, data[: len(data) * 2 // 3], key, 4_000)
     writer.close()
-    await until(api, "SELECT 1 FROM idempotency WHERE key = $1 AND locked_until <= now()", key)
+    await until(
+        api, "SELECT 1 FROM idempotency WHERE key = $1 AND locked_until <= now()", await api.kept_as(key)
+    )
     done = await upload(api, file_of(10), key=key, replace="true", body="New {name}")
     assert (done.status, done.json["accepted"]) == (202, 10)
     assert done.json["id"] != row["id"]

@@ -17,10 +17,11 @@ from app import erasure
 from app.api import limits
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
-from app.api.problems import Problem
+from app.api.problems import Problem, field_problem
 from app.api.reading import context_of, identifier
 from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Reason, Strict, Text, after, e164, place
 from app.api.resources.suppressions import owner_of
+from app.domain import mentions
 from app.store import erasures
 
 router = APIRouter(tags=["erasures"], route_class=IdempotentRoute, responses=PROBLEMS)
@@ -67,9 +68,11 @@ def _view(one: erasures.Erasure, matches: bool | None = None) -> Erasure:
 @router.post("/v1/erasures", summary="Erase a person's data", status_code=201)
 async def create_erasure(body: NewErasure, request: Request, caller: Ruler) -> Erasure:
     """Forget this number: messages, inbound texts, evidence, webhooks, answers kept. It can't be undone."""
-    context = context_of(request)
+    context, number = context_of(request), e164(body.to)
+    if mentions.without(body.reason, number) != body.reason:
+        raise field_problem("/reason", "invalid_value", "the reason is kept: it must not name the person")
     made = await erasure.ask(
-        context.database, context.queue, owner_of(caller), e164(body.to), actor=caller.actor, reason=body.reason,
+        context.database, context.queue, owner_of(caller), number, actor=caller.actor, reason=body.reason,
         now_s=context.clock(),
     )  # fmt: skip
     async with context.database.driver() as driver:
