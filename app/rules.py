@@ -242,7 +242,7 @@ async def forget_person_within(
 
     async def forget(current: Queue) -> None:
         await fast.forget_consents(current, tenant_id, fields)
-        await fast.forget_contacts(current, tenant_id, recipient)
+        await fast.forget_person(current, tenant_id, recipient)
         for organisation_id, of_one in items.items():
             await fast.uncount_budget(current, organisation_id, of_one)
 

@@ -268,9 +268,9 @@ async def forget_consents(queue: Queue, tenant_id: int, members: Sequence[bytes]
     await _in_chunks(queue, "hdel", _key(queue, _tenant(tenant_id), "consents"), members)
 
 
-async def forget_contacts(queue: Queue, tenant_id: int, recipient: bytes) -> None:
+async def forget_person(queue: Queue, tenant_id: int, recipient: bytes) -> None:
     """A person's contact history in a tenant's copy."""
-    await queue.client.delete(_key(queue, _tenant(tenant_id), "history:") + recipient)
+    await _in_chunks(queue, "hdel", _key(queue, _tenant(tenant_id), "histories"), [recipient])
 
 
 class Contact(msgspec.Struct, frozen=True):

@@ -364,6 +364,10 @@ async def came_in(driver: asyncpg.Connection, erasure: Erasure, hash_key: bytes)
             if aside:
                 await inbox.remove(driver, row_id)
             waiting |= not aside
+    for sender, incomplete in (await inbox.parts_from(driver)).items():
+        if theirs(f"+{sender.removeprefix('+')}"):
+            await inbox.remove_parts(driver, sender)
+            waiting |= incomplete
     senders = await driver.fetch(
         "SELECT DISTINCT sender FROM inbound WHERE (tenant_id = $1 OR tenant_id IS NULL) AND id >= $2",
         erasure.tenant_id,

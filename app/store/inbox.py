@@ -54,3 +54,14 @@ async def waiting(driver: asyncpg.Connection) -> list[tuple[int, str, bool]]:
 async def remove(driver: asyncpg.Connection, row_id: int) -> None:
     """This text is kept no longer."""
     await driver.execute("DELETE FROM parked_inbound WHERE id = $1", row_id)
+
+
+async def parts_from(driver: asyncpg.Connection) -> dict[str, bool]:
+    """The senders of parts of texts that are kept, and whether some of theirs wait for the others."""
+    rows = await driver.fetch("SELECT sender, bool_or(NOT given_out) FROM inbound_parts GROUP BY sender")
+    return dict(map(tuple, rows))
+
+
+async def remove_parts(driver: asyncpg.Connection, sender: str) -> None:
+    """The parts of texts of this sender that were given out as a whole."""
+    await driver.execute("DELETE FROM inbound_parts WHERE sender = $1 AND given_out", sender)

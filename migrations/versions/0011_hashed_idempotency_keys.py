@@ -5,8 +5,8 @@ Of keys in use the stored answers stay; API processes of the version before don'
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 
 
 def upgrade() -> None:
