@@ -26,7 +26,6 @@ from app.store.intake import Draft
 
 Kind = Literal["stop", "start", "help", "question"]
 Prefixes = Sequence[tuple[str, Sequence[str]]]
-PROGRAM, FREQUENCY = "alerts", "varies"  # what a tenant that says nothing else is taken to send
 
 
 class Language(msgspec.Struct, frozen=True):
@@ -34,7 +33,6 @@ class Language(msgspec.Struct, frozen=True):
 
     keywords: Keywords
     confirmations: Mapping[str, Confirmations]
-    packs: Packs
 
 
 @lru_cache(maxsize=4)
@@ -47,14 +45,14 @@ def language(own: frozenset[tuple[str, str]] = frozenset()) -> Language:
             candidate = packs.replaced({f"{country}.toml": content.encode()})
             if data.languages.keys() >= set(candidate.pack(country).data.languages):
                 packs = candidate
-    return Language(matcher(data, packs), data.confirmations, packs)
+    return Language(matcher(data, packs), data.confirmations)
 
 
 @lru_cache(maxsize=4)
 def language_of(packs: Packs) -> Language:
     """The same with packs as they are. Raises BadPack: one names a language that has no words."""
     data = load_file()
-    return Language(matcher(data, packs), data.confirmations, packs)
+    return Language(matcher(data, packs), data.confirmations)
 
 
 class Writer(msgspec.Struct, frozen=True):
@@ -71,14 +69,13 @@ class Writer(msgspec.Struct, frozen=True):
 
 def text(words: Language, writer: Writer, kind: Kind, sender: str, codes: Sequence[str]) -> str:
     """In the first of these languages that has one, else in English; brand and contact are the tenant's."""
-    known = (words.confirmations[code] for code in (*codes, "en") if code in words.confirmations)
-    form = next(getattr(one, kind) for one in known if getattr(one, kind))
+    answers = next(words.confirmations[code] for code in (*codes, "en") if code in words.confirmations)
     settings = writer.settings
-    return form.format(
+    return getattr(answers, kind).format(
         brand=settings.get("brand") or writer.name,
         contact=settings.get("contact") or sender,
-        program=settings.get("program") or PROGRAM,
-        frequency=settings.get("frequency") or FREQUENCY,
+        program=settings.get("program") or answers.program,
+        frequency=settings.get("frequency") or answers.frequency,
     )
 
 

@@ -356,7 +356,7 @@ def _evidence(text: _Text) -> dict[str, object]:
 def _words(words: Language, owner: Owner, text: _Text, kind: notices.Kind) -> str:
     """In the language of the word, else of the country, else in English."""
     assert text.match is not None
-    spoken = words.packs.pack(text.country).data.languages
+    spoken = words.keywords.spoken(text.country)
     return notices.text(words, _writer(owner), kind, text.to, (text.match.language, *spoken))
 
 

@@ -32,13 +32,18 @@ class CountryWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Confirmations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What Volley writes itself; fields: {brand}, {contact}, {program}, {frequency}."""
+    """What Volley writes itself; fields: {brand}, {contact}, {program}, {frequency}.
+
+    `program` and `frequency`: what a tenant that says nothing else is taken to send.
+    """
 
     confidence: Confidence
+    program: str
+    frequency: str
     stop: str
     start: str
     help: str
-    question: str = ""  # of a double opt-in; its answer is one of the language's yes or start words
+    question: str  # of a double opt-in; its answer is one of the language's yes or start words
 
 
 class KeywordsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,8 +51,9 @@ class KeywordsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     reviewed: date
     countries: dict[str, CountryWords]
+    spoken: dict[str, list[str]]  # in countries without a pack, most spoken first
     languages: dict[str, Language]
-    confirmations: dict[str, Confirmations]  # by BCP 47 code; "en" is always there
+    confirmations: dict[str, Confirmations]  # by BCP 47 code: one for each language
 
 
 def read(content: bytes) -> KeywordsFile:
@@ -56,8 +62,12 @@ def read(content: bytes) -> KeywordsFile:
         data = msgspec.toml.decode(content, type=KeywordsFile)
     except ValueError as error:
         raise BadPack(f"keywords.toml: {' '.join(str(error).split())}") from error
-    if "en" not in data.confirmations or "en" not in data.languages:
-        raise BadPack("keywords.toml: English is missing - at `$.confirmations` or `$.languages`")
+    if "en" not in data.languages:
+        raise BadPack("keywords.toml: English is missing - at `$.languages`")
+    for code in data.languages.keys() - data.confirmations.keys():
+        raise BadPack(f"keywords.toml: no answers in {code} - at `$.confirmations`")
+    for code in {code for codes in data.spoken.values() for code in codes} - data.languages.keys():
+        raise BadPack(f"keywords.toml: no keywords for language {code!r} - at `$.spoken`")
     return data
 
 
@@ -73,11 +83,8 @@ def matcher(data: KeywordsFile, packs: Packs) -> Keywords:
         for code in pack.data.languages:
             if code not in data.languages:
                 raise BadPack(f"{pack.id}.toml: no keywords for language {code!r} - at `$.languages`")
-    return Keywords(
-        data.languages,
-        _words_of_countries(data, by_country),
-        {country: pack.data.languages for country, pack in by_country.items()},
-    )
+    packs_speak = {country: pack.data.languages for country, pack in by_country.items()}
+    return Keywords(data.languages, _words_of_countries(data, by_country), data.spoken | packs_speak)
 
 
 def _words_of_countries(data: KeywordsFile, by_country: Mapping[str, Pack]) -> dict[str, Words]:

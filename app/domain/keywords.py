@@ -131,6 +131,10 @@ class Keywords:
             or self._phrase(keys)
         )
 
+    def spoken(self, country: str) -> tuple[str, ...]:
+        """The languages of a country, most spoken first; none if unknown."""
+        return self._spoken.get(country, ())
+
     def anywhere(self, word: str) -> list[Match]:
         """What `word` would ask for in one country or another: of the lists' words it can't be another one's."""
         countries = ("", *self._countries, *self._spoken)

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app import notices
 from app.countries import BadPack, Packs
 from app.countries import keywords as lists
 from app.domain.keywords import MAX_TEXT_CHARS, Match, normalise
+from app.domain.text import segment
 
 PACKS = Packs.load()
 FILE = lists.load_file()
@@ -154,10 +156,10 @@ SAID = {  # by language: a country, a word with another behind it, words in a se
     "nl": ("NL", "Afmelden graag", "Ik wil graag geen berichten meer van jullie krijgen"),
     "it": ("IT", "Cancellami subito", "Per favore, non voglio più ricevere le vostre offerte"),
     "pl": ("PL", "Rezygnuję z tego", "Bardzo proszę, nie wysyłajcie mi takich wiadomości"),
-    "cs": ("EE", "Odhlásit prosím", "Prosím vás, už mi nepište s těmito nabídkami"),
-    "sk": ("EE", "Odhlásiť prosím", "Prosím vás, neposielajte mi takéto správy každý deň"),
+    "cs": ("CZ", "Odhlásit prosím", "Prosím vás, už mi nepište s těmito nabídkami"),
+    "sk": ("SK", "Odhlásiť prosím", "Prosím vás, neposielajte mi takéto správy každý deň"),
     "hu": ("HU", "Leiratkozás kérem", "Köszönöm, de nem kérek több üzenetet önöktől"),
-    "ro": ("EE", "Dezabonare acum", "Vă rog să nu mai trimiteți mesaje pe acest număr"),
+    "ro": ("RO", "Dezabonare acum", "Vă rog să nu mai trimiteți mesaje pe acest număr"),
     "el": ("GR", "Διαγραφή παρακαλώ", "Σας παρακαλώ πολύ μη μου στέλνετε άλλα μηνύματα"),
     "sv": ("SE", "Avregistrera mig", "Kan ni vara snälla och sluta skicka sådana här meddelanden"),
     "no": ("NO", "Avslutt takk", "Kan dere være så snille å slutt å sende slike meldinger"),
@@ -165,10 +167,10 @@ SAID = {  # by language: a country, a word with another behind it, words in a se
     "fi": ("FI", "Lopeta kiitos", "Hei, älkää lähettäkö minulle enää näitä viestejä"),
     "tr": ("TR", "STOP lütfen", "Lütfen bana bir daha mesaj göndermeyin, teşekkürler"),
     "ru": ("RU", "Отписка пожалуйста", "Пожалуйста, больше не шлите мне вашу рекламу"),
-    "uk": ("EE", "Відписка дякую", "Будь ласка, більше не надсилайте мені цю рекламу"),
+    "uk": ("UA", "Відписка дякую", "Будь ласка, більше не надсилайте мені цю рекламу"),
     "kk": ("KZ", "Тоқтату керек", "Өтінемін, маған енді мұндай хабар жібермеңіз"),
     "ar": ("SA", "إلغاء من فضلك", "من فضلكم لا أريد رسائل من هذا النوع بعد اليوم"),
-    "fa": ("EE", "لغو لطفا", "لطفا دیگر برای من پیامک تبلیغاتی ارسال نکنید"),
+    "fa": ("IR", "لغو لطفا", "لطفا دیگر برای من پیامک تبلیغاتی ارسال نکنید"),
     "he": ("IL", "הסר בבקשה", "שלום, אני מבקש מכם להסיר אותי מרשימת התפוצה"),
     "ur": ("PK", "بند کریں شکریہ", "براہ کرم مجھے یہ پیغام دوبارہ مت بھیجیں شکریہ"),
     "hi": ("IN", "बंद करो", "कृपया मुझे ऐसे संदेश फिर से मत भेजें धन्यवाद"),
@@ -302,7 +304,8 @@ def test_start_is_a_whole_message_and_yes_needs_a_question() -> None:
 
 
 def test_a_countrys_own_words_go_first_and_stop_before_all_else() -> None:
-    assert KEYWORDS.match("СТОП", "UA") == Match("stop", "СТОП", "ru", False)  # no pack for UA: any language
+    assert KEYWORDS.match("СТОП", "UA") == Match("stop", "СТОП", "uk", False)
+    assert KEYWORDS.match("СТОП", "EE") == Match("stop", "СТОП", "ru", False)  # any language
     assert KEYWORDS.match("TAK", "PL") == Match("start", "TAK", "pl", True)
     assert KEYWORDS.match("STOP", "DE") is not None
     assert action("help stop") == ("help", False)  # the first word is what they ask for
@@ -369,15 +372,73 @@ def test_any_text_has_an_answer(text: str, country: str) -> None:
         assert key == " ".join(key.split())
 
 
-def test_confirmations_fit_and_name_the_brand() -> None:
-    fields = {"brand": "Acme", "contact": "acme.example/help", "program": "news", "frequency": "4/month"}
-    assert "en" in FILE.confirmations
-    for answers in FILE.confirmations.values():
-        for text in (answers.stop, answers.start, answers.help):
-            filled = text.format(**fields)
-            assert "Acme" in filled
-            assert filled.isascii()
-            assert len(filled) <= 160, filled
+GSM7 = {
+    "en", "fr", "es", "pt", "de", "nl", "it", "pl", "cs", "sk", "hu", "ro", "sv", "no", "da", "fi", "tr", "vi", "id",
+    "ms", "tl", "sw", "af",
+}  # fmt: skip
+FORMS = ("stop", "start", "help", "question")
+
+
+def answers(code: str) -> dict[str, str]:
+    """The four texts of a language, as those of a tenant that has set its brand and nothing else."""
+    words = FILE.confirmations[code]
+    fields = {"brand": "Acme Shop", "contact": "12025550199"}
+    fields |= {"program": words.program, "frequency": words.frequency}
+    return {form: getattr(words, form).format(**fields) for form in FORMS}
+
+
+@pytest.mark.parametrize("code", FILE.languages)
+def test_each_language_has_each_answer_and_what_it_costs(code: str) -> None:
+    """One segment in the networks' alphabet; else one for the confirmation of a stop, two for the others."""
+    for form, text in answers(code).items():
+        cut = segment(text)
+        assert cut.encoding == ("gsm7" if code in GSM7 else "ucs2"), (form, text)
+        most = 1 if code in GSM7 or form == "stop" else 2
+        assert len(cut.parts) <= most, (form, len(text), text)
+        assert text.startswith("Acme Shop")
+        assert ("12025550199" in text) == (form in ("stop", "help"))
+        assert not any(mark in text for mark in "!%{}"), text
+
+
+@pytest.mark.parametrize("code", FILE.languages)
+def test_answers_name_words_that_work(code: str) -> None:
+    country, language, text = SAID[code][0], FILE.languages[code], answers(code)
+
+    def named(form: str, action_: str, words: tuple[str, ...]) -> None:
+        found = [word for word in (*words, "START", "STOP", "HELP") if word in text[form]]
+        assert any(action(word, country) in {(action_, False), (action_, True)} for word in found), (
+            form,
+            found,
+        )
+
+    stops = (*language.stop, *language.stop_alone)
+    named("stop", "start", language.start)
+    named("start", "stop", stops)
+    named("start", "help", language.help)
+    named("help", "stop", stops)
+    named("question", "start", (*language.yes, *language.start))
+    named("question", "stop", stops)
+
+
+def test_answers_are_in_the_language_of_the_word_else_of_the_country() -> None:
+    words = notices.language()
+    writer = notices.Writer(1, "Acme", b"k", {})
+
+    def said(text: str, country: str) -> str:
+        match = words.keywords.match(text, country)
+        assert match is not None
+        return notices.text(
+            words, writer, "stop", "12025550199", (match.language, *words.keywords.spoken(country))
+        )
+
+    expected = {
+        ("STOP", "DE"): "de", ("ARRET", "DE"): "fr", ("STOP", "BE"): "nl", ("STOP", "EE"): "en", ("STOP", "CZ"): "cs",
+        ("СТОП", "UA"): "uk", ("СТОП", "KZ"): "kk", ("RET", "TR"): "tr", ("TC", "VN"): "vi", ("R", "CN"): "zh-Hans",
+        ("STOP", "TW"): "zh-Hant", ("BAJA", "US"): "es", ("STOP", "US"): "en", ("لغو", "IR"): "fa",
+    }  # fmt: skip
+    for (text, country), code in expected.items():
+        form = FILE.confirmations[code].stop
+        assert said(text, country) == form.format(brand="Acme", contact="12025550199"), (text, country)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +448,10 @@ def test_confirmations_fit_and_name_the_brand() -> None:
             ('confidence = "sourced"', 'confidence = "sure"'),
             r"keywords\.toml: Invalid enum value 'sure' - at",
         ),
-        (("[confirmations.en]", "[confirmations.xx]"), "English is missing"),
+        (("[confirmations.en]", "[confirmations.xx]"), "no answers in en - at `\\$.confirmations`"),
+        (("[confirmations.th]", "[confirmations.xx]"), "no answers in th - at"),
+        (("[languages.en]", "[languages.xx]"), "English is missing"),
+        (('CZ = ["cs"]', 'CZ = ["cz"]'), "no keywords for language 'cz' - at `\\$.spoken`"),
         (("stop_alone", "stop_lonely"), "unknown field `stop_lonely`"),
     ],
 )

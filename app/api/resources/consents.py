@@ -306,7 +306,7 @@ async def _ask(body: NewConsent, request: Request, caller: Caller) -> Consent:
         tenant = await tenants.read(connection, caller.tenant_id)
     assert tenant is not None
     writer = notices.Writer(tenant.id, tenant.name, tenant.hash_key, tenant.settings)
-    spoken = words.packs.pack(number.country).data.languages
+    spoken = words.keywords.spoken(number.country)
     text = body.confirm.text or notices.text(words, writer, "question", sender, spoken)
     request_id, now = ids.new_id(now_s), datetime.fromtimestamp(now_s, UTC)
     until = now + timedelta(seconds=body.confirm.within_s)
