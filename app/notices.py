@@ -79,6 +79,11 @@ def text(words: Language, writer: Writer, kind: Kind, sender: str, codes: Sequen
     )
 
 
+def asks_in(words: Language, code: str) -> bool:
+    """Whether there is a question of a double opt-in in that language."""
+    return code in words.confirmations
+
+
 def draft(
     prefixes: Prefixes,
     writer: Writer,

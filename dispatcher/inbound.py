@@ -3,8 +3,8 @@
 Guarantees: `take` returns only when everything is committed: the text, the suppressions that it asks for (of
 every tenant that uses the address), the webhook events and the answer to be sent; if it raises, nothing
 is, and the carrier delivers again. A carrier's repetition changes nothing. A start lifts only what a stop by
-text had set; one that is in doubt (a mere yes) counts only where this person was asked to confirm a consent; a stop
-holds also in doubt, and goes before a tenant's own keywords.
+text had set; one that is in doubt (a mere yes) counts only where a question to confirm a consent went to this person; a
+stop holds also in doubt, and goes before a tenant's own keywords.
 
 An answer is an ordinary transactional text in the outbox. Those to STOP and HELP carry `{"confirms": ...}`: the only
 texts that the suppression check lets pass. One confirmation goes out for all the stops of a person to an address
@@ -315,9 +315,12 @@ async def _start(
     for tenant_id in text.users:
         owner = tenants[tenant_id]
         one, lift = _owner(owner), _Lift(owner, [])
-        asked = await consent_requests.open_of(
-            driver, tenant_id, hash_of(one.hash_key, text.sender), text.to, now
-        )
+        person = hash_of(one.hash_key, text.sender)
+        asked = [
+            (request, request.handed_at)
+            for request in await consent_requests.open_of(driver, tenant_id, person, text.to, now)
+            if request.handed_at is not None and request.handed_at <= now
+        ]
         if not text.match.doubtful:
             lift.places = text.places(owner)
             done |= bool(
@@ -332,15 +335,15 @@ async def _start(
                 request.purpose,
                 {
                     **request.evidence, **_evidence(text), "request_id": str(request.id), "sender": text.to,
-                    "asked_at": request.asked_at.isoformat(), "double_opt_in": True,
+                    "asked_at": request.asked_at.isoformat(), "handed_at": handed_at.isoformat(), "double_opt_in": True,
                 },
                 brand=request.brand,
             )
-            for request in asked
+            for request, handed_at in asked
         ]  # fmt: skip
         if lift.words:
             await rules.grant_within(driver, one, lift.words, actor=ACTOR, now_s=now_s)
-            await consent_requests.answered(driver, [request.id for request in asked], now)
+            await consent_requests.answered(driver, [request.id for request, _ in asked], now)
             done = True
         lifts.append(lift)
     return done

@@ -25,6 +25,7 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
         "not_found": "There is no such thing",
         "method_not_allowed": "The method is not allowed here",
         "conflict": "The request conflicts with the present state",
+        "asked_already": "This person was asked already",
         "internal_error": "Something went wrong on our side",
         "not_acceptable": "The request can't be answered in that form",
         # who asks

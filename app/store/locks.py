@@ -11,4 +11,5 @@ PROBES = 0x766F6C6C08  # making a probe
 TENANT_CLASS = 0x766F6C  # with a tenant's number: changes of that tenant's rules
 INBOUND_CLASS = 0x766F6E  # with a gateway's number: storing texts that came in
 BINDS_CLASS = 0x766F6D  # with a gateway's number: sharing its binds
+ASKING_CLASS = 0x766F6F  # with half of a recipient's hash: asking for a consent
 LEASE_CLASS = 0x766F6C65  # with a lease's number: held by its dispatcher for as long as it lives

@@ -183,9 +183,27 @@ async def test_a_pending_consent_asks_by_a_text_and_holds_nothing(api: Any) -> N
     assert "YES" in pack.body
     found = (await api.get("/v1/consents/%2B12025550133")).json["data"]
     assert [one["status"] for one in found] == ["pending"]
+    again = {"to": to, "status": "pending", "confirm": {"sender": "12025550199"}}
+    refused = await api.post("/v1/consents", again)
+    assert (refused.status, refused.code) == (409, "asked_already"), "asked once a day"
+    assert (await api.post("/v1/consents", {**again, "brand": "hats"})).status == 201
     assert (await api.post("/v1/consents", {"to": to, "status": "pending"})).status == 422
     body = {"to": to, "confirm": {"sender": "1"}}
     assert (await api.post("/v1/consents", body)).status == 422, "only a pending one is confirmed"
+
+
+async def test_the_question_is_ours_in_a_language_of_choice(api: Any) -> None:
+    async def ask(to: str, **confirm: str) -> Any:
+        body = {"to": to, "status": "pending", "confirm": {"sender": "12025550199", **confirm}}
+        return await api.post("/v1/consents", body)
+
+    advertisement = await ask("+12025550134", text="Big sale at https://example.com")
+    assert (advertisement.status, advertisement.json["errors"][0]["pointer"]) == (422, "/confirm/text")
+    assert (await ask("+12025550134", language="es")).status == 201
+    [(evidence,)] = await api.fetch("SELECT evidence FROM consent_requests ORDER BY id DESC LIMIT 1")
+    assert "Responda SI" in evidence["confirmation_text"]
+    unknown = await ask("+12025550135", language="tlh")
+    assert (unknown.status, unknown.json["errors"][0]["pointer"]) == (422, "/confirm/language")
 
 
 # -- do-not-call lists

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from datetime import UTC, datetime
 
 import msgspec
@@ -37,6 +38,7 @@ async def database(postgres_url: str):
     async with database.driver() as driver:
         await driver.execute(
             "TRUNCATE suppressions, consents, rule_events, inbound, senders, keywords, surveys, consent_requests,"
+            " outcomes, finals,"
             " survey_answers, packs, lookups, parcels, tallies,"
             " webhook_deliveries, webhook_endpoints, gateways, regions, tenants RESTART IDENTITY CASCADE"
         )
@@ -360,13 +362,30 @@ async def test_nobody_is_answered_for_ever_and_no_machine_at_all(database, queue
     assert (await receive("ping", sender=BOB, at=NOW + 90_000)).reply == "keyword"
 
 
-async def ask(database: Database, owner: Owner, *, sender: str = LINE, until: float = NOW + 600) -> None:
+ASKED = ids.new_id(NOW)
+
+
+async def ask(
+    database: Database, owner: Owner, *, sender: str = LINE, until: float = NOW + 600, handed: bool = True
+) -> None:
     stamp = [datetime.fromtimestamp(one, UTC) for one in (NOW - 1, until)]
     async with database.driver() as driver:
         await consent_requests.insert(
             driver, ids.new_id(NOW), owner.tenant_id, hash_of(owner.hash_key, ANN), purpose="marketing", brand="",
-            sender=sender, evidence='{"form": "web"}', actor="key:x", message_id=ids.new_id(NOW),
+            sender=sender, evidence='{"form": "web"}', actor="key:x", message_id=ASKED,
             asked_at=stamp[0], until=stamp[1],
+        )  # fmt: skip
+    if handed:
+        await answer(database, 1)
+
+
+async def answer(database: Database, kind: int, at: float = NOW - 0.5) -> None:
+    """A carrier's word on the question: 1 accepted, 2 rejected, 3 to be repeated, 4 unknown."""
+    async with database.driver() as driver:
+        await driver.execute(
+            "INSERT INTO outcomes (message_id, attempt, segment, segments, gateway_id, kind, to_check, at)"
+            " VALUES ($1, 1, 0, 1, 1, $2, 0, $3)",
+            uuid.UUID(bytes=ASKED), kind, datetime.fromtimestamp(at, UTC),
         )  # fmt: skip
 
 
@@ -400,6 +419,29 @@ async def test_a_yes_confirms_what_was_asked_from_that_sender_in_time(
     assert events[0].evidence["inbound_id"] == ids.text(result.id)
     assert events[0].evidence["double_opt_in"] is True
     assert (await receive("yes", at=NOW + 61)).reply is None, "once"
+
+
+async def test_a_yes_to_a_question_that_nobody_got_is_none(database, queue, receive) -> None:
+    await own(database, TWO)
+    await ask(database, TWO, handed=False)
+    await receive("yes", at=NOW + 1)
+    assert not await consented(queue, TWO), "it waits yet"
+    await answer(database, 2)
+    await answer(database, 3)
+    await receive("yes", at=NOW + 2)
+    assert not await consented(queue, TWO), "it was refused"
+    await answer(database, 1, NOW + 10)
+    await receive("yes", at=NOW + 9)
+    assert not await consented(queue, TWO), "it was handed over later"
+    async with database.driver() as driver:
+        await driver.execute(
+            "INSERT INTO finals (message_id, state, at) VALUES ($1, 11, now())", uuid.UUID(bytes=ASKED)
+        )
+        await receive("yes", at=NOW + 20)
+        assert not await consented(queue, TWO), "it came back"
+        await driver.execute("DELETE FROM finals")
+    await receive("yes", at=NOW + 30)
+    assert await consented(queue, TWO)
 
 
 async def test_a_stop_closes_the_question_too(database, queue, receive) -> None:

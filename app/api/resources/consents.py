@@ -2,14 +2,14 @@
 
 Guarantees: a withdrawal holds when its request is answered; the newest word about a purpose and brand holds, in
 whatever order they are told; every word stays in the ledger with its evidence; a consent that is `pending` becomes
-one only by a YES from that number to that sender, in time.
+one only by a YES from that number to that sender, in time, after our question was handed over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -61,6 +61,7 @@ PURPOSE = r"^[a-z][a-z0-9_\-]{0,63}$"
 BRAND = r"^[a-z0-9][a-z0-9_.\-]{0,63}$"
 FUTURE_LEEWAY_S = 60.0
 MAX_ASKED_S = 7 * 86_400
+ASK_EVERY_S = 86_400.0  # the same person for the same consent: a question must not become a campaign
 ASK_VALID_S = 3_600.0  # a question that is late is not asked
 KINDS = ("express", "soft", "inquiry")
 Status = Literal["granted", "withdrawn"]
@@ -72,11 +73,12 @@ Brand = Annotated[str, Field(pattern=BRAND)]
 class Confirm(Strict):
     """The question of a double opt-in: sent to the number at once; YES from there to `sender` confirms.
 
-    Without `text` it is asked in the country's language, as far as there is one. The answer counts for `within_s`.
+    It is Volley's own text, with the tenant's `brand`, `program` and `frequency`, in `language` or the country's, else
+    in English. The answer counts for `within_s` from now, and only if the question was handed to a carrier.
     """
 
     sender: Annotated[Text, Field(max_length=20)]
-    text: Annotated[Text, Field(min_length=1, max_length=1_000)] | None = None
+    language: Annotated[Text, Field(max_length=35)] | None = None
     within_s: Annotated[int, Field(ge=60, le=MAX_ASKED_S)] = 86_400
 
 
@@ -306,11 +308,21 @@ async def _ask(body: NewConsent, request: Request, caller: Caller) -> Consent:
         tenant = await tenants.read(connection, caller.tenant_id)
     assert tenant is not None
     writer = notices.Writer(tenant.id, tenant.name, tenant.hash_key, tenant.settings)
-    spoken = words.keywords.spoken(number.country)
-    text = body.confirm.text or notices.text(words, writer, "question", sender, spoken)
+    spoken: Sequence[str] = words.keywords.spoken(number.country)
+    if body.confirm.language is not None:
+        if not notices.asks_in(words, body.confirm.language):
+            raise field_problem("/confirm/language", "invalid_value", "there is no question in that language")
+        spoken = [body.confirm.language]
+    text = notices.text(words, writer, "question", sender, spoken)
+    recipient = hash_of(tenant.hash_key, number.e164)
     request_id, now = ids.new_id(now_s), datetime.fromtimestamp(now_s, UTC)
     until = now + timedelta(seconds=body.confirm.within_s)
     async with context.database.driver() as driver, driver.transaction():
+        since = now - timedelta(seconds=ASK_EVERY_S)
+        if await consent_requests.asked_since(
+            driver, tenant.id, recipient, body.purpose, body.brand or "", since
+        ):
+            raise Problem(409, "asked_already", "this person was asked within the last day")
         try:
             draft = notices.draft(
                 await reference.region_prefixes(driver), writer, to=number.e164, country=number.country,
@@ -318,10 +330,10 @@ async def _ask(body: NewConsent, request: Request, caller: Caller) -> Consent:
                 valid_s=min(ASK_VALID_S, body.confirm.within_s), now_s=now_s,
             )  # fmt: skip
         except TextError as error:
-            raise field_problem("/confirm/text", "body_too_long", str(error)) from None
+            raise field_problem("/confirm", "body_too_long", str(error)) from None
         evidence = {**_evidence(body), "confirmation_text": text}
         await consent_requests.insert(
-            driver, request_id, tenant.id, hash_of(tenant.hash_key, number.e164), purpose=body.purpose,
+            driver, request_id, tenant.id, recipient, purpose=body.purpose,
             brand=body.brand or "", sender=sender, evidence=msgspec.json.encode(evidence).decode(),
             actor=caller.actor, message_id=ids.message_id(draft.pack_id, 0), asked_at=now, until=until,
         )  # fmt: skip
