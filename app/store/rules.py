@@ -317,6 +317,18 @@ async def suppressions_page(
     return [Suppression(**{**row, "recipient": unsigned(row["recipient"])}) for row in found]
 
 
+async def all_suppressions(driver: asyncpg.Connection, tenant_id: int) -> AsyncIterator[list[Suppression]]:
+    """Every suppression of a tenant, in a stable order, in pages."""
+    async with driver.transaction(readonly=True):
+        cursor = await driver.cursor(
+            "SELECT recipient, sender, address, reason, source, created_at FROM suppressions WHERE tenant_id = $1"
+            " ORDER BY recipient, sender",
+            tenant_id,
+        )
+        while rows := await cursor.fetch(COPY_PAGE):
+            yield [Suppression(**{**row, "recipient": unsigned(row["recipient"])}) for row in rows]
+
+
 async def consents_page(
     driver: asyncpg.Connection,
     tenant_id: int,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -355,3 +357,53 @@ async def test_a_suppression_is_in_the_ledger_once_however_often_its_file_is_sen
         await api.call("POST", "/v1/suppressions/import", data=file, headers=headers)
     events = (await api.get("/v1/suppressions/%2B12025550166")).json["events"]
     assert [one["kind"] for one in events] == ["suppressed"]
+
+
+async def test_suppressions_go_out_and_come_in(api: Any, queue: Queue) -> None:
+    key, other = await api.tenant("leaving"), await api.tenant("arriving")
+    stops: list[dict[str, Any]] = [
+        {"to": US, "reason": '=cmd, "x"'}, {"to": VN, "sender": "12025550199"}, {"to": KR, "brand": "hats"},
+    ]  # fmt: skip
+    await api.post("/v1/suppressions/bulk", {"suppressions": stops}, key=key)
+    both = await api.post("/v1/suppressions", {"to": US, "sender": "1", "brand": "hats"}, key=key)
+    assert (both.status, both.json["errors"][0]["pointer"]) == (422, "/brand")
+    for file, media in (("ndjson", "application/x-ndjson"), ("csv", "text/csv")):
+        out = await api.get(f"/v1/suppressions/export?file={file}", key=key)
+        assert out.headers["content-type"].startswith(media)
+        headers = {"content-type": media}
+        taken = await api.call("POST", "/v1/suppressions/import", data=out.raw, key=other, headers=headers)
+        assert (taken.json["accepted"], taken.json["rejected"]) == (3, []), (file, out.raw)
+    listed = (await api.get("/v1/suppressions", key=other)).json["data"]
+    assert {(one["to"], one["sender"], one["brand"]) for one in listed} == {
+        (US, None, None), (VN, "12025550199", None), (KR, None, "hats"),
+    }  # fmt: skip
+    assert (await api.call("DELETE", "/v1/suppressions/%2B821023456789", key=other)).status == 404
+    assert (await api.call("DELETE", "/v1/suppressions/%2B821023456789?brand=hats", key=other)).status == 200
+
+
+@pytest.mark.soak
+async def test_a_million_suppressions_in_bounded_memory(api: Any, queue: Queue) -> None:
+    await import_suppressions(api, 1_000_000)
+
+
+async def test_a_file_of_suppressions_is_taken_in_pieces(api: Any, queue: Queue) -> None:
+    await import_suppressions(api, 10_000)
+
+
+async def import_suppressions(api: Any, n: int) -> None:
+    """The file is made as it is sent, and the server, in this process, keeps no more of it than a chunk."""
+    piece = 5_000
+
+    async def file() -> AsyncIterator[bytes]:
+        yield b"to\n"
+        for start in range(0, n, piece):
+            yield b"".join(b"+8491%07d\n" % number for number in range(start, start + piece))
+
+    key = await api.tenant(f"large {n}")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    taken = await api.call(
+        "POST", "/v1/suppressions/import", data=file(), key=key, headers={"content-type": "text/csv"}
+    )
+    assert (taken.json["accepted"], taken.json["new"]) == (n, n)
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown_kib < 64 * 1024

@@ -5,11 +5,13 @@ Guarantee: when a request that suppresses is answered, no dispatcher hands over 
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from app import rules
@@ -18,24 +20,29 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
+from app.api.resources import exports
 from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Strict, Text, after, changing, e164, place
 from app.api.resources.imports import FILE, Intake, Taken, router_of_files, take_file
+from app.domain.contacts import BRAND, brand_scope
 from app.domain.recipient import hash_of
 from app.store import config
 from app.store import rules as book
+from app.store.engine import Database
 
 router = APIRouter(tags=["suppressions"], route_class=IdempotentRoute, responses=PROBLEMS)
 files = router_of_files("suppressions")
 Ruler = Annotated[Caller, Depends(require("rules"))]
-COLUMNS = ("sender", "reason")
+COLUMNS = ("sender", "brand", "reason", "source", "created_at")
+BRAND_NAME = r"^[a-z0-9][a-z0-9_.\-]{0,63}$"
 MAX_EVIDENCE_BYTES = 8_192
 
 
 class NewSuppression(Strict):
-    """A number never to be sent to again: from one sender, or, without one, from any of the tenant."""
+    """A number never to be sent to again: from one sender, from those of a brand, or, without both, from any."""
 
     to: Number
     sender: Annotated[Text, Field(max_length=20)] | None = None
+    brand: Annotated[str, Field(pattern=BRAND_NAME)] | None = None
     reason: Annotated[Text, Field(min_length=1, max_length=200)] = "requested"
     evidence: dict[str, Any] = Field(default_factory=dict)
 
@@ -47,18 +54,22 @@ class Bulk(Strict):
 
 
 class Row(msgspec.Struct, forbid_unknown_fields=True):
-    """One row of a file."""
+    """One row of a file. What an export says beside it is read over: this is an import, and now."""
 
     to: Annotated[str, msgspec.Meta(max_length=64)]
     sender: Annotated[str, msgspec.Meta(max_length=20)] | None = None
+    brand: Annotated[str, msgspec.Meta(pattern=BRAND_NAME)] | None = None
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] = "imported"
+    source: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    created_at: Annotated[str, msgspec.Meta(max_length=64)] | None = None
 
 
 class Suppression(BaseModel):
-    """`sender` null: every sender of the tenant. `to` null: kept as a hash alone."""
+    """`sender` and `brand` null: every sender of the tenant. `to` null: kept as a hash alone."""
 
     to: str | None
     sender: str | None
+    brand: str | None
     reason: str
     source: str
     created_at: datetime
@@ -115,7 +126,12 @@ def storable(evidence: dict[str, Any]) -> dict[str, Any]:
     return evidence
 
 
-def _sender(sender: str | None) -> str:
+def _scope(sender: str | None, brand: str | None) -> str:
+    """What a suppression is about, as it is stored. Raises Problem (422)."""
+    if sender and brand:
+        raise field_problem("/brand", "invalid_value", "a suppression is of a sender or of a brand")
+    if brand:
+        return brand_scope(brand)
     if not sender:
         return ""
     try:
@@ -126,13 +142,15 @@ def _sender(sender: str | None) -> str:
 
 def _stop(one: NewSuppression | Row) -> rules.Stop:
     evidence = storable(one.evidence) if isinstance(one, NewSuppression) else {}
-    return rules.Stop(e164(one.to), _sender(one.sender), one.reason, evidence)
+    return rules.Stop(e164(one.to), _scope(one.sender, one.brand), one.reason, evidence)
 
 
 def _view(one: book.Suppression) -> Suppression:
+    of_brand = one.sender.startswith(BRAND)
     return Suppression(
         to=one.address,
-        sender=one.sender or None,
+        sender=None if of_brand else one.sender or None,
+        brand=one.sender.removeprefix(BRAND) if of_brand else None,
         reason=one.reason,
         source=one.source,
         created_at=one.created_at,
@@ -175,7 +193,7 @@ async def create_suppressions(body: Bulk, request: Request, caller: Ruler) -> Ta
     openapi_extra=FILE,
 )
 async def import_suppressions(request: Request, caller: Ruler) -> Taken:
-    """CSV with a header (`to`, and if wanted `sender`, `reason`), or NDJSON with these fields; streamed.
+    """CSV with a header (`to`, and if wanted `sender` or `brand`, `reason`), or NDJSON with these fields; streamed.
 
     A file that broke off may be sent again, whole: a row that is taken twice changes nothing.
     """
@@ -223,6 +241,26 @@ async def list_suppressions(
     return SuppressionPage(data=[_view(one) for one in page], next=after(last, caller, filters))
 
 
+@router.get("/v1/suppressions/export", summary="All suppressions", response_class=StreamingResponse)
+async def export_suppressions(
+    request: Request, caller: Ruler, file: Annotated[Literal["ndjson", "csv"], Query()] = "ndjson"
+) -> StreamingResponse:
+    """All that stand, as a file that `/import` takes; streamed.
+
+    Those of people whose number is kept as a hash alone have `to` null, and are not in the CSV.
+    """
+    lines = _lines(context_of(request).database, caller.tenant_id)
+    return exports.answer(lines, file, ("to", *COLUMNS))
+
+
+async def _lines(database: Database, tenant_id: int) -> AsyncIterator[list[dict[str, Any]]]:
+    async with database.driver() as driver:
+        async for page in book.all_suppressions(driver, tenant_id):
+            yield [
+                _view(one).model_dump(mode="json", exclude_none=True) | {"to": one.address} for one in page
+            ]
+
+
 @router.get("/v1/suppressions/{number}", summary="What holds for a number")
 async def get_suppressions(number: str, request: Request, caller: Ruler) -> Standing:
     """A number's suppressions, and the ledger of its stops, starts, grants and withdrawals."""
@@ -246,13 +284,14 @@ async def release_number(
     sender: Annotated[
         Text | None, Query(max_length=20, description="Of this sender; without: the one of all senders.")
     ] = None,
+    brand: Annotated[str | None, Query(pattern=BRAND_NAME, description="Of this brand.")] = None,
     reason: Annotated[Text, Query(min_length=1, max_length=500)] = "released over the API",
 ) -> Released:
     """Lift one suppression. 404 when there is none. Who said STOP should be released by their own START."""
     found = e164(number, "path/number")
     context = context_of(request)
     with changing():
-        scope = _sender(sender)
+        scope = _scope(sender, brand)
     released = await rules.release(
         context.database,
         context.queue,
