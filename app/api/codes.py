@@ -79,6 +79,7 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
         "sender_not_registered": "The sender must be registered there",
         "sender_replaced": "Another sender will be shown there",
         "sender_label_required": "The sender must be marked as advertising there",
+        "pack_test_failed": "A test in the country pack does not hold",
         "brand_required": "The text must begin with a brand, and none is set",
         "opt_out_text_required": "The text must say how to opt out",
         "link_shortener": "The text links by a public shortener",

@@ -130,6 +130,10 @@ class Packs:
         packs |= {pack.id: pack for pack in (_read(name, content) for name, content in contents.items())}
         return self._placed(packs)
 
+    def alone(self, country: str) -> Packs:
+        """That country's own pack beside the default: what its tests are about."""
+        return self._placed({DEFAULT: self._default, country: self._packs[country]})
+
     def all(self) -> tuple[Pack, ...]:
         """Every pack once, the default too, by id."""
         return tuple(self._packs[id_] for id_ in sorted({pack.id for pack in self._packs.values()}))

@@ -8,6 +8,7 @@ refused with one line that names the file and the key.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import date
 from itertools import pairwise
 from typing import Final, Literal
@@ -25,6 +26,8 @@ ConsentType = Literal[
 CategoryName = Literal["otp", "transactional", "marketing"]
 SenderPolicy = Literal["allowed", "registered", "replaced", "refused"]
 Breach = Literal["warn", "refuse"]
+
+MAX_TESTS: Final = 200
 
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _GROUPS: Final = {"daily": range(7), "mon_fri": range(5), "mon_sat": range(6), "sat_sun": range(5, 7)}
@@ -148,11 +151,11 @@ class OptOut(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class MarkFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What one end of a text carries: `add`, unless one of the regular expressions `accepts` finds it there.
+    """What one end of a text carries: `add`, unless one of the patterns `accepts` (RE2's syntax) finds it there.
 
     `{brand}` and `{opt_out}` in `add` are the tenant's; `otherwise` is added when the tenant has not set them.
-    In `accepts`, which count from the first character at the start and search all of the text for the end,
-    they stand for themselves.
+    `{keyword}` in either is the first of the file's own opt-out words. `accepts` count from the first character at the
+    start and search all of the text for the end, in any case of letters; `{keywords}` there is any of the file's words.
     """
 
     add: str
@@ -161,11 +164,11 @@ class MarkFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     categories: list[CategoryName] = msgspec.field(default_factory=lambda: ["marketing"])
 
     def __post_init__(self) -> None:
-        self.mark()
+        self.mark(("STOP",))
 
-    def mark(self) -> labels.Mark:
-        """The same, compiled."""
-        return labels.Mark(self.add, tuple(self.accepts), self.otherwise)
+    def mark(self, keywords: Sequence[str]) -> labels.Mark:
+        """The same, compiled, with the country's opt-out words."""
+        return labels.Mark(self.add, tuple(self.accepts), self.otherwise, tuple(keywords))
 
 
 class SenderMark(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -254,7 +257,7 @@ class CountryFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     marketing: MarketingHours
     consent: Consent
     opt_out: OptOut
-    tests: list[str]  # see tests/countries/test_cases.py for their grammar
+    tests: list[str]  # see app/countries/cases.py for their grammar
     covers: list[str] = []
     zones: list[str] = []
     languages: list[str] = []  # BCP 47, as in keywords.toml
@@ -276,6 +279,11 @@ class CountryFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         for key in ("sources", "tests"):
             if not getattr(self, key):
                 raise ValueError(f"{key} is empty")
+        if len(self.tests) > MAX_TESTS:
+            raise ValueError(f"more than {MAX_TESTS} tests")
+        for mark in (self.label.start, self.label.end):
+            if mark is not None:
+                mark.mark(self.opt_out.keywords)
         for code in [self.country, *self.covers]:
             if not re.fullmatch(r"[A-Z]{2}|default", code):
                 raise ValueError(f"{code!r} is no ISO 3166-1 alpha-2 code")

@@ -173,7 +173,7 @@ class Refusal(Exception):
 def rules_of(id_: str, version: str, data: schema.CountryFile, category: Category) -> TextRules:
     """A pack's rules on texts of that category."""
     name = category.name
-    label = data.label
+    label, words = data.label, data.opt_out.keywords
     forbidden = data.forbidden
     link = data.links
     return TextRules(
@@ -182,8 +182,8 @@ def rules_of(id_: str, version: str, data: schema.CountryFile, category: Categor
         name,
         data.sender_id,
         label.sender if category is Category.marketing else None,
-        label.start.mark() if label.start and name in label.start.categories else None,
-        label.end.mark() if label.end and name in label.end.categories else None,
+        label.start.mark(words) if label.start and name in label.start.categories else None,
+        label.end.mark(words) if label.end and name in label.end.categories else None,
         link
         if link and name in link.categories and (link.policy, link.phone_numbers) != ("any", "allow")
         else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -11,6 +12,14 @@ from typing import Any
 import pytest
 
 FR = files("app.countries").joinpath("rules", "FR.toml").read_text("utf-8")
+
+
+NOON = "Wednesday 2027-02-17 12:00, marketing: send until Wednesday 2027-02-17 13:00"
+
+
+def with_tests(content: str, *cases: str) -> str:
+    listed = "\n".join(f'    "{case}",' for case in cases)
+    return re.sub(r"(?ms)^tests = \[.*?^\]", f"tests = [\n{listed}\n]", content)
 
 
 async def test_all_packs_are_listed_with_what_they_are(api):
@@ -65,7 +74,7 @@ async def test_questions_that_make_no_sense(api):
 
 async def test_a_pack_of_ones_own_holds_at_once_is_audited_and_goes_again(api):
     shipped = (await api.get("/v1/countries/FR")).json["version"]
-    content = FR.replace('["08:30", "20:00"]', '["12:00", "13:00"]')
+    content = with_tests(FR.replace('["08:30", "20:00"]', '["12:00", "13:00"]'), NOON)
     reply = await api.call("PUT", "/v1/countries/FR", json={"toml": content, "reason": "our counsel"})
     assert reply.status == 200, reply.json
 
@@ -91,6 +100,42 @@ async def test_a_pack_of_ones_own_holds_at_once_is_audited_and_goes_again(api):
     tenant = await api.tenant("not the operator")
     reply = await api.call("PUT", "/v1/countries/FR", json={"toml": FR, "reason": "x"}, key=tenant)
     assert reply.code == "forbidden"
+
+
+async def test_a_pack_whose_own_tests_fail_is_refused_and_the_line_is_named(api):
+    slip = "to +33612345678, Wednesday 2027-02-17 12:00, marketing: hold until Monday 2027-02-22 08:30"
+    content = with_tests(FR, "Wednesday 2027-02-17 03:00, otp: send", slip, "send, please")
+    reply = await api.call("PUT", "/v1/countries/FR", json={"toml": content, "reason": "slip"})
+    assert (reply.status, reply.code) == (422, "pack_test_failed")
+    first, second = reply.json["errors"]
+    assert (first["pointer"], first["index"], second["index"]) == ("/toml", 1, 2)
+    assert "Wednesday 2027-02-17 12:00, marketing: hold until Monday" in first["detail"]
+    assert "send until Wednesday 2027-02-17 20:00 by FR.marketing" in first["detail"]
+    assert "33612345678" not in str(reply.json)
+    assert "not in the grammar" in second["detail"]
+    assert "tests[1]" in reply.json["detail"]
+    unchanged = await api.call("PUT", "/v1/countries/FR", json={"toml": FR, "reason": "as shipped"})
+    assert unchanged.status == 200
+    assert (await api.call("DELETE", "/v1/countries/FR?reason=done")).status == 204
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("(a+)+(?=b)$", "(?="),  # look-around is what RE2 leaves out to stay linear
+        (r"(a)\1", "escape"),
+        ("((a{900}){900}){9}", "repetition"),
+        ("(", "missing )"),
+        ("x" * 201, "200 characters"),
+    ],
+)
+async def test_patterns_that_could_stall_the_service_are_refused(api, pattern, said):
+    mark = f"[label.end]\nadd = ' x'\naccepts = ['{pattern}']\n"
+    content = re.sub(r"(?ms)^\[label\.end\].*?(?=^\[)", lambda _: mark, FR)
+    reply = await api.call("PUT", "/v1/countries/FR", json={"toml": content, "reason": "slip"})
+    assert (reply.status, reply.json["errors"][0]["pointer"]) == (422, "/toml")
+    assert said in reply.json["detail"]
+    assert "$.label.end" in reply.json["detail"]
 
 
 async def test_a_pack_of_ones_own_holds_for_consents_and_keywords_too(api):

@@ -1,61 +1,23 @@
-"""Every pack is held to the cases written in its own file, in words.
-
-Grammar of a case:
-
-    [to NUMBER, | in SUBDIVISION, ] WEEKDAY DATE TIME [ZONE], CATEGORY [widened]: VERDICT
-
-    VERDICT = "send" | "send until WEEKDAY DATE TIME" | "hold until WEEKDAY DATE TIME" | "hold for ever"
-    each, if wanted, with " by RULE"
-
-Times are local; the zone may be left out where the recipient has but one. Without a number
-it is an example mobile number of the country; `in FL` asks for that state and the zone named.
-"""
+"""Every pack is held to the cases written in its own file, in words: see `app/countries/cases.py`."""
 
 from __future__ import annotations
 
-import math
-import re
-from datetime import datetime
+from importlib.resources import files
 
-import phonenumbers
 import pytest
 
-from app.countries import Jurisdiction, Packs
-from app.countries.places import zone
-from app.domain import phone
+from app.countries import Packs
+from app.countries.cases import contradiction, failures
 from app.domain.message import Category
-from app.domain.quiet import DAY_S, HORIZON_DAYS
-
-CASE = re.compile(
-    r"(?:to (?P<number>\+\d+), |in (?P<state>\w+), )?(?P<when>\w+ \S+ \S+)(?: (?P<zone>[\w/]+))?, "
-    r"(?P<category>\w+)(?P<widen> widened)?: (?P<verdict>send|hold)(?: until (?P<until>\w+ \S+ \S+))?"
-    r"(?P<never> for ever)?(?: by (?P<rule>\S+))?"
-)
 
 PACKS = Packs.load()
 CASES = [pytest.param(p.id, case, id=f"{p.id}: {case}") for p in PACKS.all() for case in p.data.tests]
+FR = files("app.countries").joinpath("rules", "FR.toml").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("country", "case"), CASES)
 def test_case(country: str, case: str) -> None:
-    parts = CASE.fullmatch(case)
-    assert parts, f"not in the grammar: {case}"
-    place = jurisdiction(country, parts["number"], parts["state"], parts["zone"])
-    where = parts["zone"] or only(place.zones)
-
-    now, category = at(parts["when"], where), Category[parts["category"]]
-
-    verdict = PACKS.hours(place, category, now, widen=bool(parts["widen"]))
-
-    assert verdict.open == (parts["verdict"] == "send")
-    if parts["until"]:
-        assert words(verdict.until, where) == parts["until"]
-    if parts["never"]:
-        assert verdict.until == math.inf
-    if verdict.open and not parts["until"]:
-        assert verdict.until >= now + HORIZON_DAYS * DAY_S
-    if parts["rule"]:
-        assert verdict.rule == parts["rule"]
+    assert contradiction(PACKS, country, case) is None
 
 
 def test_every_pack_has_cases_for_each_category() -> None:
@@ -64,26 +26,40 @@ def test_every_pack_has_cases_for_each_category() -> None:
             assert any(f"{category.name}" in case for case in pack.data.tests), (pack.id, category)
 
 
-def jurisdiction(country: str, number: str | None, state: str | None, zone_name: str | None) -> Jurisdiction:
-    if state and zone_name:
-        return Jurisdiction(country, (f"{country}-{state}",), (zone_name,))
-    if number is None:
-        example = phonenumbers.example_number_for_type(country, phonenumbers.PhoneNumberType.MOBILE)
-        number = phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.E164)
-    parsed = phone.parse(number)
-    return PACKS.jurisdiction(parsed.e164, parsed.country)
+@pytest.mark.parametrize(
+    ("case", "instead"),
+    [
+        ("Wednesday 2027-02-17 12:00, marketing: hold until Thursday 2027-02-18 08:30",
+         "send until Wednesday 2027-02-17 20:00 by FR.marketing"),
+        ("Sunday 2027-02-21 12:00, marketing: send", "hold until Monday 2027-02-22 08:30 by FR.marketing"),
+        ("Wednesday 2027-02-17 12:00, marketing: send until Wednesday 2027-02-17 20:01",
+         "send until Wednesday 2027-02-17 20:00 by FR.marketing"),
+        ("Wednesday 2027-02-17 12:00, marketing: send", "send until Wednesday 2027-02-17 20:00 by FR.marketing"),
+        ("Wednesday 2027-02-17 12:00, marketing: send until Wednesday 2027-02-17 20:00 by FR.otp",
+         "send until Wednesday 2027-02-17 20:00 by FR.marketing"),
+        ("Sunday 2027-02-21 12:00, marketing: hold for ever", "hold until Monday 2027-02-22 08:30 by FR.marketing"),
+        ("Wednesday 2027-02-17 12:00, otp: hold for ever", "send by FR.otp"),
+        ("Tuesday 2027-02-17 12:00, otp: send", "2027-02-17 12:00 is a Wednesday"),
+        ("Wednesday 2027-02-17 12:00, marketing: send until Monday 2027-02-17 20:00", "is a Wednesday"),
+        ("Wednesday 2027-02-31 12:00, otp: send", "day is out of range"),
+        ("Wednesday 2027-02-17 12:00 Mars/Base, otp: send", "Mars/Base is no time zone"),
+        ("to +33, Wednesday 2027-02-17 12:00, otp: send", "can't be texted"),
+        ("in IDF, Wednesday 2027-02-17 12:00 Europe/Paris, otp: send", "IDF is no subdivision"),
+        ("send whenever you like", "not in the grammar"),
+        ("", "not in the grammar"),
+    ],
+)  # fmt: skip
+def test_a_case_that_does_not_hold_says_what_is_so_instead(case: str, instead: str) -> None:
+    found = contradiction(PACKS, "FR", case)
+    assert found is not None
+    assert instead in found
 
 
-def at(words: str, zone_name: str) -> float:
-    local = datetime.strptime(words.partition(" ")[2], "%Y-%m-%d %H:%M").replace(tzinfo=zone(zone_name))
-    assert local.strftime("%A") == words.partition(" ")[0], f"{words} is a {local:%A}"
-    return local.timestamp()
-
-
-def words(at: float, zone_name: str) -> str:
-    return datetime.fromtimestamp(at, zone(zone_name)).strftime("%A %Y-%m-%d %H:%M:%S").removesuffix(":00")
-
-
-def only(zones: tuple[str, ...]) -> str:
-    assert len(zones) == 1, f"name the zone: {zones}"
-    return zones[0]
+def test_the_failing_lines_of_a_changed_pack_are_named() -> None:
+    assert failures(PACKS, "FR") == []
+    changed = PACKS.replaced({"FR.toml": FR.replace('["08:30", "20:00"]', '["08:30", "19:00"]').encode()})
+    found = failures(changed, "FR")
+    assert found
+    for one in found:
+        assert changed.pack("FR").data.tests[one.place] == one.case
+        assert "19:00" in one.instead or "hold" in one.instead

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
@@ -19,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app import notices
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
-from app.api.problems import field_problem
+from app.api.problems import FieldError, Problem, field_problem
 from app.api.reading import context_of
 from app.api.resources.base import (
     PROBLEMS,
@@ -32,6 +33,8 @@ from app.api.resources.base import (
     changing,
     demand_operator,
 )
+from app.countries import cases
+from app.countries.cases import Failure
 from app.countries.packs import Jurisdiction, Pack, Packs
 from app.countries.pages import NOTICE, is_linked
 from app.countries.places import known_zones
@@ -48,6 +51,7 @@ Reader = Annotated[Caller, Depends(require("read"))]
 Operator = Annotated[Caller, Depends(require("operate"))]
 Code = Annotated[str, Path(pattern=r"^([A-Z]{2}|default)$", description="ISO 3166-1 alpha-2, or `default`")]
 MAX_PACK_CHARS = 60_000
+_NUMBER = re.compile(r"\+\d{6,}")
 
 
 class Country(BaseModel):
@@ -212,15 +216,19 @@ def _verdict(
 
 @router.put("/v1/countries/{code}", summary="Put a pack of your own in place")
 async def put_country(code: Code, body: PackChange, request: Request, caller: Operator) -> OwnPack:
-    """Replace a country's rules, for all tenants. Holds within seconds, without a restart; is in the audit log."""
+    """Replace a country's rules, for all tenants. Holds within seconds, without a restart; is in the audit log.
+
+    The pack's own `tests` are run; one that does not hold refuses it, and is named with what is so instead.
+    """
     await demand_operator(request, caller)
     context = context_of(request)
     packs = await context.references.packs()
     try:
-        replaced = packs.replaced({f"{code}.toml": body.toml.encode()})
-        await asyncio.to_thread(notices.language_of, replaced)
+        failures = await asyncio.to_thread(_tried, packs, code, body.toml)
     except BadPack as error:
         raise field_problem("/toml", "invalid_value", str(error)) from None
+    if failures:
+        raise _failed(code, failures)
     actor = by(caller, body.reason)
     with changing():
         async with context.database.begin() as connection:
@@ -231,6 +239,27 @@ async def put_country(code: Code, body: PackChange, request: Request, caller: Op
                 values = {"content": body.toml}
                 row = await config.change(connection, COUNTRY_PACK, key, values, actor, version=body.version)
     return OwnPack(code=code, version=row["version"], updated_at=row["updated_at"])
+
+
+def _tried(packs: Packs, code: str, content: str) -> list[Failure]:
+    """The pack read beside the others, and its own tests run. Raises BadPack."""
+    replaced = packs.replaced({f"{code}.toml": content.encode()})
+    notices.language_of(replaced)
+    return cases.failures(replaced.alone(code), code)
+
+
+def _failed(code: str, failures: list[Failure]) -> Problem:
+    """Each test that does not hold, numbers in it cut short."""
+    found = [
+        FieldError(
+            "/toml",
+            "pack_test_failed",
+            f"tests[{one.place}]: {_NUMBER.sub(lambda number: number[0][:5] + '…', one.case)!r} - it is: {one.instead}",
+            index=one.place,
+        )
+        for one in failures
+    ]
+    return Problem(422, "pack_test_failed", f"{code}.toml: {found[0].detail}", found)
 
 
 @router.delete("/v1/countries/{code}", summary="Take a pack of your own away", status_code=204)
