@@ -45,8 +45,8 @@ class Missing(Exception):
 class Mark(msgspec.Struct, frozen=True):
     """`add`, unless one of `accepts` is there; `otherwise`, where a word of `add` is not set.
 
-    `keywords`: the country's opt-out words; `{keyword}` in `add` and `otherwise` is the first, `{keywords}` in `accepts`
-    any of them as a word.
+    `keywords`: the country's opt-out words; `{keyword}` in `add` and `otherwise` is the first of them, `{keywords}` in
+    `accepts` any of them as a word.
     """
 
     add: str
