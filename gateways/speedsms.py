@@ -12,8 +12,9 @@ inbound texts, which name neither our number nor an id.
 Guarantees: pure; a callback is read only after its token was checked. No reference of ours, no
 idempotency key and no validity can be given. One tranId stands for all segments of a text.
 
-Written from documentation alone, never run against SpeedSMS' service: everything here. The webhook's fields
-are from an older edition of the documentation, and least sure.
+Never run against SpeedSMS' service: everything here follows documentation alone. There is no official library
+to compare with; request and webhook fields agree with a stranger's (alexzvn/speedsms-api, PHP). Which statuses
+of a report are final is from an older edition of the documentation, and least sure.
 Sources: https://speedsms.vn/sms-api/, https://en.speedsms.vn/sms-api-service-2 (error codes).
 """
 
@@ -88,6 +89,7 @@ class Settings(ProviderSettings, frozen=True):
 
 class _Data(msgspec.Struct):
     id: int | str = msgspec.field(default="", name="tranId")
+    invalid: list[str | int] = msgspec.field(default=[], name="invalidPhone")
 
 
 class _Answer(msgspec.Struct):
@@ -146,8 +148,10 @@ def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: b
         return by_status(status, headers)
     code = str(answer.code)
     if code == ACCEPTED:
-        known = answer.data is not None and answer.data.id
-        return Accepted(str(answer.data.id)) if answer.data and known else Unknown("bad_answer", "no tranId")
+        data = answer.data or _Data()
+        if data.invalid:  # of the one number that was asked for
+            return Rejected("invalid_number", "invalidPhone")
+        return Accepted(str(data.id)) if data.id else Unknown("bad_answer", "no tranId")
     if code == INTERNAL_ERROR:
         return Unknown("server_error", code)
     if code in RETRIES:

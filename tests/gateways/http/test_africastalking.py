@@ -31,6 +31,7 @@ def test_request(sender, expected, submission):
         "username": "acme",
         "to": "+12025550101",
         "message": text,
+        "bulkSMSMode": "1",
         "enqueue": "1",
         **expected,
     }

@@ -1,7 +1,8 @@
-"""Alibaba: a table of answers, what is asked, callbacks, and the signatures of Alibaba's documentation."""
+"""Alibaba: a table of answers, what is asked, callbacks, and the signature of Alibaba's documentation."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -36,77 +37,51 @@ def test_request(text, template, param, submission):
     asked = alibaba.request(
         parsed(), submission("m-1", to="+8613800138000", text=text), lambda: 1_700_000_000, lambda: "n-1"
     )
-    assert (asked.method, asked.url) == ("POST", "https://dysmsapi.aliyuncs.com/")
-    got = dict(provider.form_fields(asked.body))
-    given = got.pop("Signature")
+    address, _, query = asked.url.partition("?")
+    assert (asked.method, address, asked.body) == ("POST", "https://dysmsapi.aliyuncs.com/", b"")
+    got = dict(provider.form_fields(query))
     assert json.loads(got.pop("TemplateParam")) == param
     assert got == {
-        "AccessKeyId": "AKID",
-        "Action": "SendSms",
-        "Format": "JSON",
         "OutId": "m-1",
         "PhoneNumbers": "8613800138000",
         "SignName": "阿里云",
-        "SignatureMethod": "HMAC-SHA1",
-        "SignatureNonce": "n-1",
-        "SignatureVersion": "1.0",
         "TemplateCode": template,
-        "Timestamp": "2023-11-14T22:13:20Z",
-        "Version": "2017-05-25",
     }
-    signed = dict(provider.form_fields(asked.body))
-    del signed["Signature"]
-    assert given == alibaba.signature("s3cret", "POST", signed)
+    headers = dict(asked.headers)
+    given = headers.pop("Authorization")
+    assert headers.pop("Accept") == "application/json"
+    assert headers == {
+        "host": "dysmsapi.aliyuncs.com",
+        "x-acs-action": "SendSms",
+        "x-acs-content-sha256": hashlib.sha256(b"").hexdigest(),
+        "x-acs-date": "2023-11-14T22:13:20Z",
+        "x-acs-signature-nonce": "n-1",
+        "x-acs-version": "2017-05-25",
+    }
+    assert given == alibaba.authorization(("AKID", "s3cret"), query, headers)
 
 
 def test_each_request_has_its_own_nonce_and_the_sender_may_be_the_signature(submission):
     asked = [alibaba.request(parsed(sign_name=""), submission(sender="ACME")) for _ in range(2)]
-    first, second = (dict(provider.form_fields(one.body)) for one in asked)
-    assert first["SignName"] == "ACME"
-    assert first["SignatureNonce"] != second["SignatureNonce"]
+    assert all("SignName=ACME" in one.url for one in asked)
+    assert len({one.headers["x-acs-signature-nonce"] for one in asked}) == 2
 
 
-@pytest.mark.parametrize(
-    ("secret", "fields", "expected"),
-    [
-        (  # "RPC mechanism", the example of ECS
-            "testsecret",
-            {
-                "AccessKeyId": "testid",
-                "Action": "DescribeRegions",
-                "Format": "XML",
-                "SignatureMethod": "HMAC-SHA1",
-                "SignatureNonce": "3ee8c1b8-83d3-44af-a94f-4e0ad82fd6cf",
-                "SignatureVersion": "1.0",
-                "Timestamp": "2016-02-23T12:46:24Z",
-                "Version": "2014-05-26",
-            },
-            "OLeaidS1JvxuMvnyHOwuJ+uX5qY=",
-        ),
-        (  # "HTTP protocol and signature" of the SMS service
-            "testSecret",
-            {
-                "AccessKeyId": "testId",
-                "Action": "SendSms",
-                "Format": "XML",
-                "OutId": "123",
-                "PhoneNumbers": "15300000001",
-                "RegionId": "cn-hangzhou",
-                "SignName": "阿里云短信测试专用",
-                "SignatureMethod": "HMAC-SHA1",
-                "SignatureNonce": "45e25e9b-0a6f-4070-8c85-2956eda1b466",
-                "SignatureVersion": "1.0",
-                "TemplateCode": "SMS_71390007",
-                "TemplateParam": '{"customer":"test"}',
-                "Timestamp": "2017-07-12T02:42:19Z",
-                "Version": "2017-05-25",
-            },
-            "zJDF+Lrzhj/ThnlvIToysFRq6t4=",
-        ),
-    ],
-)
-def test_signatures_of_the_documentation(secret, fields, expected):
-    assert alibaba.signature(secret, "GET", fields) == expected
+def test_signature_of_the_documentation():
+    """In "V3 request structure and signature", the example of ECS."""
+    query = alibaba.canonical_query(
+        {"RegionId": "cn-shanghai", "ImageId": "win2019_1809_x64_dtc_zh-cn_40G_alibase_20230811.vhd"}
+    )
+    headers = {
+        "host": "ecs.cn-shanghai.aliyuncs.com",
+        "x-acs-action": "RunInstances",
+        "x-acs-content-sha256": hashlib.sha256(b"").hexdigest(),
+        "x-acs-date": "2023-10-26T10:22:32Z",
+        "x-acs-signature-nonce": "3156853299f313e23d1673dc12e1703d",
+        "x-acs-version": "2014-05-26",
+    }
+    given = alibaba.authorization(("YourAccessKeyId", "YourAccessKeySecret"), query, headers)
+    assert given.endswith("Signature=06563a9e1b43f5dfe96b81484da74bceab24a1d853912eee15083a6f0f3283c0")
 
 
 def answer(code, **more):
@@ -247,4 +222,5 @@ async def test_a_text_through_a_real_server(wire, sink, submission):
     gateway.submit([submission(segments=2)])
     assert await sink.outcomes_of(2) == [Accepted("9^0")] * 2
     await gateway.close(1)
-    assert server.requests[0].form["TemplateCode"] == "SMS_1"
+    query = server.requests[0].target.partition("?")[2]
+    assert dict(provider.form_fields(query))["TemplateCode"] == "SMS_1"

@@ -134,11 +134,14 @@ def test_tencentcloud_sdk_python_3_1():
     assert given.endswith("Signature=99435c7a0fdded4e076d459450d31d0a5190f93ad9ab4ba8c335e59671c8bb3a")
 
 
-def test_aliyun_python_sdk_core_2_16_1():
-    fields = {
-        "Action": "SendSms",
-        "TemplateParam": '{"content":"Chào & 50% = *~+/ 你好"}',
-        "PhoneNumbers": "84912345678",
-        "SignatureNonce": "n-1",
-    }
-    assert alibaba.signature("s3cret", "POST", fields) == "xpX/I4EdgBmLiZPVsYz5q2PUqLs="
+def test_alibabacloud_tea_openapi_0_4_6(submission):
+    """The whole request, as Alibaba's library signs it."""
+    settings = {"template": "SMS_1", "sign_name": "阿里云"}
+    gateway = alibaba.parse("al", "alibaba://AKID:s3cret@dysmsapi.aliyuncs.com", settings)
+    text = submission("m-1", to="+84912345678", text="Chào & 50% = *~+/ 你好 👋")
+    asked = alibaba.request(gateway, text, lambda: 1_700_000_000, lambda: "n-1")
+    signed = "host;x-acs-action;x-acs-content-sha256;x-acs-date;x-acs-signature-nonce;x-acs-version"
+    assert asked.headers["Authorization"] == (
+        f"ACS3-HMAC-SHA256 Credential=AKID,SignedHeaders={signed},"
+        "Signature=72b7c8a4b919da9d692bf7a5c415e86bbaf3821c6950cecd6950a017add8ffeb"
+    )

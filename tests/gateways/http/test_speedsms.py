@@ -47,6 +47,11 @@ ANSWERS = {
     "accepted": (200, success({"tranId": 123456, "totalSMS": 1, "invalidPhone": []}), Accepted("123456")),
     "accepted, the id as a word": (200, success({"tranId": "t-1"}), Accepted("t-1")),
     "accepted without id": (200, success({}), Unknown("bad_answer", "no tranId")),
+    "a success that names our number as invalid": (
+        200,
+        success({"tranId": 123456, "totalSMS": 0, "invalidPhone": ["84901888484"]}),
+        Rejected("invalid_number", "invalidPhone"),
+    ),
     "accepted without data": (200, success(None), Unknown("bad_answer", "no tranId")),
     "number": (200, error("105"), Rejected("invalid_number", "105")),
     "too long": (200, error("113"), Rejected("content_rejected", "113")),

@@ -111,9 +111,9 @@ class HTTP:
 
 async def _fields(request: web.BaseRequest) -> Any:
     """What the request says, wherever it says it."""
-    if request.method == "GET":
-        return request.query
     body = await request.read()
+    if not body:
+        return request.query
     return dict(parse_qsl(body.decode())) if "form" in request.content_type else json.loads(body)
 
 
