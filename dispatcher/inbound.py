@@ -2,9 +2,14 @@
 
 Guarantees: `take` returns only when everything is committed: the text, the suppressions that it asks for (of
 every tenant that uses the address), the webhook events and the answer to be sent; if it raises, nothing
-is, and the carrier delivers again. A carrier's repetition changes nothing. A start lifts only what a stop by
-text had set; one that is in doubt (a mere yes) counts only where a question to confirm a consent went to this person; a
-stop holds also in doubt, and goes before a tenant's own keywords.
+is, and the carrier delivers again. A start lifts only what a stop by text had set; one that is in doubt (a mere yes)
+counts only where a question to confirm a consent went to this person; a stop holds also in doubt, and goes before a
+tenant's own keywords.
+
+A carrier's repetition changes nothing: it is known by its id, or, where there is none, as an equal text of the
+same person within the gateway's `repeat_s`. What says stop is never taken for one: a stop after a start counts, however
+fast, and a start that a carrier repeats after a stop does not. Of a long text whose parts come apart a part that says
+stop counts at once; the text says stop then, too, and is not waited for longer than STOP_WAIT_S.
 
 An answer is an ordinary transactional text in the outbox. Those to STOP and HELP carry `{"confirms": ...}`: the only
 texts that the suppression check lets pass. One confirmation goes out for all the stops of a person to an address
@@ -16,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import asyncpg
 import msgspec
@@ -34,10 +39,14 @@ from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import config, consent_requests, keywords, reference, webhooks
 from app.store import inbound as store
+from app.store import inbound_parts as parts
 from app.store import rules as book
 from app.store.engine import Database
 from app.store.inbound import Owner
+from app.store.inbound_parts import Key
 from app.store.intake import accept, at
+from dispatcher import inbound_parts
+from dispatcher.inbound_parts import Arrived
 from gateways.base import Inbound
 
 CONFIRM_EVERY_S = (
@@ -48,6 +57,7 @@ ACTOR = "recipient"
 MAX_TEXT_CHARS = 20_000
 MAX_REPLIES = 10  # to one person by one tenant in REPLIES_S
 REPLIES_S = 86_400
+STOP_WAIT_S = 60  # for the rest of a text of which a part says stop: the confirmation comes with it
 MAX_WORDS = 3  # of a text whose first word is a tenant's keyword
 
 log = logging.getLogger("volley.inbound")
@@ -96,6 +106,7 @@ class _Text(msgspec.Struct):
     brands: dict[int, str] = {}  # the brand of the address, by tenant
     own: keywords.Keyword | None = None  # the tenant's own keyword, if it is one
     reply: str | None = None
+    alone: Key | None = None  # a part that is no text yet
 
     @property
     def action(self) -> str | None:
@@ -129,7 +140,31 @@ class _Text(msgspec.Struct):
 async def take(
     database: Database, queue: Queue, gateway_id: int, batch: Sequence[Inbound], now_s: float
 ) -> list[InboundResult]:
-    """Store these texts and do what they ask for; one result each, in order."""
+    """Store these texts and do what they ask for; one result each, in order. A part of a text has one if it completes
+    that, or says stop."""
+
+    async def arrived(driver: asyncpg.Connection) -> list[Arrived]:
+        return await inbound_parts.put_together(driver, gateway_id, _numbered(batch), now_s)
+
+    return await _take(database, queue, gateway_id, arrived, now_s)
+
+
+async def give_up(database: Database, queue: Queue, gateway_id: int, now_s: float) -> list[InboundResult]:
+    """Take what there is of texts whose other parts did not come in time."""
+
+    async def arrived(driver: asyncpg.Connection) -> list[Arrived]:
+        return await inbound_parts.overdue(driver, gateway_id, now_s)
+
+    return await _take(database, queue, gateway_id, arrived, now_s)
+
+
+async def _take(
+    database: Database,
+    queue: Queue,
+    gateway_id: int,
+    arriving: Callable[[asyncpg.Connection], Awaitable[list[Arrived]]],
+    now_s: float,
+) -> list[InboundResult]:
     parcels: list[Parcel] = []
     lifts: list[_Lift] = []
     async with database.driver() as driver:
@@ -137,6 +172,7 @@ async def take(
         words = await asyncio.to_thread(notices.language, own)
         async with driver.transaction():
             await store.lock(driver, gateway_id)
+            batch = await arriving(driver)
             tenants = await store.owners(driver)
             texts = await _fresh(driver, words.keywords, gateway_id, batch, now_s)
             await _find_users(driver, [t for t in texts if t], tenants, now_s)
@@ -146,6 +182,9 @@ async def take(
                 if text is None:
                     results.append(InboundResult(None, None, None, None, False))
                     continue
+                if text.alone is not None:
+                    await _part(driver, queue, text, gateway_id, tenants, now_s)
+                    continue
                 body = await _act(driver, queue, text, tenants, words, now_s, lifts)
                 if body is not None:
                     parcels += await _reply(driver, text, body, tenants[text.users[0]], now_s)
@@ -154,7 +193,7 @@ async def take(
                 if text.own is not None and text.own.survey_id is not None:
                     recipient = hash_of(tenants[text.users[0]].hash_key, text.sender)
                     await keywords.answer(driver, text.own, recipient, text.row_id, now_s)
-            await _tell(driver, [t for t in texts if t], gateway_id, now_s)
+            await _tell(driver, [t for t in texts if t and t.alone is None], gateway_id, now_s)
         for lift in lifts:
             if lift.places:
                 await rules.follow_release(driver, queue, _owner(lift.owner), lift.places)
@@ -171,40 +210,89 @@ async def take(
 
 
 async def _fresh(
-    driver: asyncpg.Connection, keywords: Keywords, gateway_id: int, batch: Sequence[Inbound], now_s: float
+    driver: asyncpg.Connection, keywords: Keywords, gateway_id: int, batch: Sequence[Arrived], now_s: float
 ) -> list[_Text | None]:
     """Each text read; None for one that is stored already, or twice in this batch."""
     base = ids.new_id(now_s)
-    numbers = [_number(one.sender) for one in batch]
+    numbers = [_number(one.inbound.sender) for one in batch]
     known = await store.repeats(
         driver,
         gateway_id,
-        [(one.gateway_message_id, sender) for one, (sender, _) in zip(batch, numbers, strict=True)],
+        [(one.inbound.gateway_message_id, sender) for one, (sender, _) in zip(batch, numbers, strict=True)],
         now_s,
     )
+    equal = await _equal(driver, gateway_id, batch, numbers, now_s)
     texts: list[_Text | None] = []
-    for place, (one, (sender, country)) in enumerate(zip(batch, numbers, strict=True)):
-        name = (one.gateway_message_id, sender)
-        if one.gateway_message_id and name in known:
-            texts.append(None)
-            continue
-        known.add(name)
+    for place, (arrived, (sender, country)) in enumerate(zip(batch, numbers, strict=True)):
+        one = arrived.inbound
         if place and place % ids.PACK_LIMIT == 0:
             base = ids.new_id(now_s)
-        text = one.text.replace("\0", "")[:MAX_TEXT_CHARS]
-        texts.append(
-            _Text(
-                ids.message_id(base, place % ids.PACK_LIMIT),
-                sender,
-                one.to.removeprefix("+"),
-                text,
-                one.gateway_message_id,
-                country,
-                keywords.match(text, country),
-                [],
-            )
+        text = _Text(
+            ids.message_id(base, place % ids.PACK_LIMIT),
+            sender,
+            one.to.removeprefix("+"),
+            _storable(one.text),
+            one.gateway_message_id,
+            country,
+            _match(keywords, arrived, country),
+            [],
+            alone=arrived.alone,
         )
+        if text.alone is None:
+            name, content = (one.gateway_message_id, sender), (sender, text.to, text.text)
+            stops = text.match is not None and text.match.action == "stop"
+            again = one.repeat_s > 0 and not stops and content in equal
+            repeated = name in known if one.gateway_message_id else again
+            known.add(name)
+            equal.add(content)
+            if repeated:
+                texts.append(None)
+                continue
+        texts.append(text)
     return texts
+
+
+async def _equal(
+    driver: asyncpg.Connection,
+    gateway_id: int,
+    batch: Sequence[Arrived],
+    numbers: Sequence[tuple[str, str]],
+    now_s: float,
+) -> set[tuple[str, str, str]]:
+    """(sender, to, text) of what these may repeat, having no id."""
+    asked = [
+        (sender, one.inbound.repeat_s)
+        for one, (sender, _) in zip(batch, numbers, strict=True)
+        if one.inbound.repeat_s and not one.inbound.gateway_message_id and one.alone is None
+    ]
+    if not asked:
+        return set()
+    within_s = max(repeat_s for _, repeat_s in asked)  # a gateway has one for all
+    return await store.equal_lately(driver, gateway_id, [sender for sender, _ in asked], now_s, within_s)
+
+
+def _match(keywords: Keywords, arrived: Arrived, country: str) -> Match | None:
+    """What a text asks for; one of which a part said stop by itself says stop, in doubt."""
+    whole = keywords.match(_storable(arrived.inbound.text), country)
+    if whole is not None and whole.action == "stop":
+        return whole
+    found = (keywords.match(piece, country) for piece in arrived.pieces)
+    stop = next((match for match in found if match is not None and match.action == "stop"), None)
+    return whole if stop is None else msgspec.structs.replace(stop, doubtful=True)
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "")[:MAX_TEXT_CHARS]
+
+
+def _numbered(batch: Sequence[Inbound]) -> list[Inbound]:
+    """The parts with their addresses as they are stored: they are found by them, also when a person is erased."""
+    return [
+        one
+        if one.part is None
+        else msgspec.structs.replace(one, sender=_number(one.sender)[0], to=one.to.removeprefix("+"))
+        for one in batch
+    ]
 
 
 def _number(sender: str) -> tuple[str, str]:
@@ -276,6 +364,34 @@ async def _act(
     return None
 
 
+async def _part(
+    driver: asyncpg.Connection,
+    queue: Queue,
+    text: _Text,
+    gateway_id: int,
+    tenants: Mapping[int, Owner],
+    now_s: float,
+) -> None:
+    """A part whose text is not whole yet: a stop in it holds from now on, and is confirmed with the text."""
+    assert text.alone is not None
+    if text.match is not None and text.match.action == "stop":
+        await _suppress(driver, queue, text, tenants, now_s)
+        await parts.hurry(driver, gateway_id, text.alone, now_s + STOP_WAIT_S)
+
+
+async def _suppress(
+    driver: asyncpg.Connection, queue: Queue, text: _Text, tenants: Mapping[int, Owner], now_s: float
+) -> None:
+    """For every tenant that uses the address."""
+    now = at(now_s)
+    assert now is not None
+    for tenant_id in text.users:
+        one = _owner(tenants[tenant_id])
+        stop = rules.Stop(text.sender, text.scope(tenants[tenant_id]), "stop_keyword", _evidence(text))
+        await rules.suppress_within(driver, queue, one, [stop], source=book.KEYWORD, actor=ACTOR, now_s=now_s)
+        await consent_requests.drop(driver, tenant_id, hash_of(one.hash_key, text.sender), now)
+
+
 async def _stop(
     driver: asyncpg.Connection,
     queue: Queue,
@@ -285,13 +401,7 @@ async def _stop(
     now_s: float,
 ) -> str | None:
     """The suppressions, for every tenant that uses the address; the confirmation, if one is due."""
-    now = at(now_s)
-    assert now is not None
-    for tenant_id in text.users:
-        one = _owner(tenants[tenant_id])
-        stop = rules.Stop(text.sender, text.scope(tenants[tenant_id]), "stop_keyword", _evidence(text))
-        await rules.suppress_within(driver, queue, one, [stop], source=book.KEYWORD, actor=ACTOR, now_s=now_s)
-        await consent_requests.drop(driver, tenant_id, hash_of(one.hash_key, text.sender), now)
+    await _suppress(driver, queue, text, tenants, now_s)
     owner = tenants[text.users[0]]
     since = now_s - CONFIRM_EVERY_S
     if await store.stopped_lately(driver, owner.id, text.sender, text.to, since):
@@ -351,9 +461,9 @@ async def _start(
 
 def _evidence(text: _Text) -> dict[str, object]:
     assert text.match is not None
-    return {
-        "inbound_id": ids.text(text.row_id), "keyword": text.match.keyword, "doubtful": text.match.doubtful,
-    }  # fmt: skip
+    # a part has no row of its own: its text's follows
+    name = {} if text.alone is not None else {"inbound_id": ids.text(text.row_id)}
+    return {**name, "keyword": text.match.keyword, "doubtful": text.match.doubtful}
 
 
 def _words(words: Language, owner: Owner, text: _Text, kind: notices.Kind) -> str:

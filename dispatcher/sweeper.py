@@ -28,6 +28,7 @@ from app.store import (
     dispatch,
     erasures,
     idempotency,
+    inbound_parts,
     inbox,
     locks,
     parcels,
@@ -101,6 +102,7 @@ class Sweeper:
             ("roll_up", 1.0, self._roll_up),
             ("parked", 0.5, self._parked),
             ("inbox", 0.5, self._take_in),
+            ("parts", 1.0, self._give_up_parts),
             ("cancelled", 1.0, self._close_cancelled),
             ("expired", 2.0, self._close_expired),
             ("offer", 5.0, self._offer_missing),
@@ -235,6 +237,15 @@ class Sweeper:
                     log.error(
                         "inbound text %d was not taken in; it comes again: %s", row_id, type(error).__name__
                     )
+
+    async def _give_up_parts(self) -> None:
+        """Inbound texts of which some parts did not come."""
+        async with self._database.driver() as driver:
+            late = await inbound_parts.forget(driver, time.time())
+        for gateway_id in late:
+            for result in await inbound.give_up(self._database, self._queue, gateway_id, time.time()):
+                gateway = self._metrics.gateway_names.get(gateway_id, "")
+                self._metrics.inbound[(gateway, result.action or "none")] += 1
 
     async def _erase(self) -> None:
         """What was under way when a person's erasure was asked for."""

@@ -113,13 +113,26 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     opted_out: bool = False  # not delivered, since the person had said stop to the carrier
 
 
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """One part of a long text, whose other parts may come elsewhere, or never."""
+
+    reference: int  # of the text, by its sender; used again soon
+    total: int
+    index: int  # from 1
+    octets: bytes
+    encoding: str  # as `app.domain.text.decode` knows it
+    wait_s: float  # how long the others are to be waited for
+
+
 class Inbound(msgspec.Struct, frozen=True, gc=False):
-    """A text that came in (MO), whole: multipart texts are put together by the gateway."""
+    """A text that came in (MO): whole, or a `part` of one that the gateway could not put together in a moment."""
 
     sender: str  # the person's number, E.164 with plus sign where it is a number
     to: str  # our number or short code
-    text: str
+    text: str  # of a part: as it reads alone
     gateway_message_id: str = ""
+    part: Part | None = None
+    repeat_s: float = 0.0  # within which the carrier may deliver it again, without an id that says so
 
 
 class Sink(Protocol):

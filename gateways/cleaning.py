@@ -53,6 +53,8 @@ def inbound(one: Inbound) -> Inbound:
         word(one.to, MAX_ADDRESS_CHARACTERS),
         text(one.text, MAX_TEXT_CHARACTERS),
         word(one.gateway_message_id, MAX_ID_CHARACTERS),
+        one.part,
+        one.repeat_s,
     )
 
 

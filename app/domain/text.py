@@ -19,6 +19,7 @@ from __future__ import annotations
 import codecs
 import re
 import zlib
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal
 
@@ -29,6 +30,7 @@ from app.domain import graphemes, national
 Encoding = Literal["gsm7", "ucs2", "latin-1", "octet"]
 
 MAX_PARTS = 255  # the total in a concatenation header is one octet (3GPP TS 23.040, 9.2.3.24.1)
+MISSING = "…"  # in the place of a part that did not come
 USER_DATA = 140  # octets of a segment, its header among them
 
 GSM7_SINGLE, GSM7_PART = 160, 153  # septets; a header of 6 octets costs 7
@@ -442,6 +444,25 @@ def _shift_characters(locking: int, single: int) -> tuple[str, dict[int, str]]:
     basic = _locking_of(locking)
     characters = "".join(chr(basic[code]) if code in basic else "\ufffd" for code in range(128))
     return characters + "\ufffd" * 128, {code: chr(point) for code, point in _single_of(single).items()}
+
+
+def join(parts: Mapping[int, tuple[bytes, str]], total: int) -> str:
+    """A text from its parts (octets and encoding, by index from 1), with MISSING in the place of each that isn't there.
+
+    Octets are joined before they are decoded: phones do cut surrogate and escape pairs.
+    """
+    pieces: list[str] = []
+    run, encoding = b"", ""
+    for index in range(1, total + 1):
+        octets, its = parts.get(index, (b"", ""))
+        if its != encoding:
+            pieces.append(decode(run, encoding) if encoding else "")
+            run, encoding = b"", its
+        run += octets
+        if not its:
+            pieces.append(MISSING)
+    pieces.append(decode(run, encoding) if encoding else "")
+    return "".join(pieces)
 
 
 def decode(octets: bytes, encoding: str) -> str:

@@ -304,6 +304,8 @@ async def forget_number(driver: asyncpg.Connection, tenant_id: int, number: str)
     }
     for statement in _MENTIONS:
         counts["mentions"] += await _done(driver, statement, tenant_id, mention, mentions.REPLACEMENT)
+    # whose they will be is not known before they are whole: none is kept, and a stop in them holds already
+    await driver.execute("DELETE FROM inbound_parts WHERE sender = $1", number)
     return {kind: n for kind, n in counts.items() if n}
 
 

@@ -1,7 +1,8 @@
 """Texts that came in: stored once, and whose they are.
 
-Guarantees: a carrier's repetition within REPEAT_S is known by the carrier's id and the sender; who uses an
-address is asked of the sender table and of what was sent to that person, never guessed from the text.
+Guarantees: a carrier's repetition within REPEAT_S is known by its id and the sender (`dispatcher.inbound` says
+what is done where there is none); who uses an address is asked of the sender table and of what was sent to that
+person, never guessed from the text.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from app.store.intake import as_uuid, at, signed
 
 REPEAT_S = 86_400
 SENT_WITHIN_S = 90 * 86_400  # how long a text sent to a person says whose their answer is
+CONTAINED_S = 900  # a repeated part is of a text that came within so long,
+CONTAINED_CHARACTERS = 67  # and that was longer than this: it had parts
 LOOKED_AT = 200  # newest texts sent to one person
 
 
@@ -87,6 +90,35 @@ async def repeats(
         at(now_s - REPEAT_S),
     )
     return {(row["gateway_message_id"], row["sender"]) for row in rows}
+
+
+async def equal_lately(
+    driver: asyncpg.Connection, gateway_id: int, senders: Sequence[str], now_s: float, within_s: float
+) -> set[tuple[str, str, str]]:
+    """(sender, to, text) of what came from these people by that gateway within so long."""
+    rows = await driver.fetch(
+        'SELECT sender, "to", text FROM inbound WHERE sender = ANY($1::text[]) AND id >= $2 AND gateway_id = $3',
+        list(senders),
+        as_uuid(ids.first_id_at(now_s - within_s)),
+        gateway_id,
+    )
+    return {(row["sender"], row["to"], row["text"]) for row in rows}
+
+
+async def contained(
+    driver: asyncpg.Connection, gateway_id: int, sender: str, to: str, pieces: Sequence[str], now_s: float
+) -> bool:
+    """Whether one text that came lately from that person to that address has all of these pieces."""
+    rows = await driver.fetch(
+        'SELECT text FROM inbound WHERE sender = $1 AND id >= $2 AND gateway_id = $3 AND "to" = $4'
+        " AND length(text) > $5",
+        sender,
+        as_uuid(ids.first_id_at(now_s - CONTAINED_S)),
+        gateway_id,
+        to,
+        CONTAINED_CHARACTERS,
+    )
+    return any(all(piece in row["text"] for piece in pieces) for row in rows)
 
 
 async def insert(driver: asyncpg.Connection, rows: Sequence[Row]) -> None:

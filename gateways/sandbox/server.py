@@ -124,8 +124,10 @@ class Sandbox:
         name = text.system_id or next(iter(self.smsc.accounts), next(iter(users)))
         if name not in users:
             raise ValueError("system_id: no such account")
-        self._reference = (self._reference + 1) % 256
-        return self.smsc.inbound(name, text, reference=self._reference, now=time.monotonic())
+        reference = text.reference
+        if reference is None:
+            reference = self._reference = (self._reference + 1) % 256
+        return self.smsc.inbound(name, text, reference=reference, now=time.monotonic())
 
     def garbage(self, data: bytes, system_id: str = "") -> int:
         """Send bytes as they are to every bind (of that account); gives how many there were."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from app.domain.text import Coding, segment, udh
 from gateways.sandbox.receipts import data_sm_body
@@ -27,6 +28,7 @@ class Inbound(msgspec.Struct, forbid_unknown_fields=True, rename={"sender": "fro
     reverse: bool = False  # the last part comes first
     double: bool = False  # every part comes twice
     lose: list[int] = []
+    reference: Annotated[int, Meta(ge=0, le=255)] | None = None  # of its parts; None: the next one
     pdu: Literal["deliver_sm", "data_sm"] = "deliver_sm"
 
     def bodies(self, reference: int) -> list[bytes]:

@@ -122,6 +122,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     unmarked_receipts: bool = False  # a text of the form "id:… stat:…" is one, whatever its esm_class
     receipt_zone: str = "UTC"  # of the dates in receipts
     reassembly_s: _Seconds = 300.0
+    # The same text from the same person within so long is the carrier's repetition; texts that say stop never are.
+    redelivery_s: _SecondsOrNone = 60.0
 
     # Time-outs
     connect_timeout_s: _Seconds = 10.0

@@ -183,7 +183,7 @@ class SMPPGateway:
             name,
             sink,
             self._reader,
-            Reassembler(options.alphabet, options.reassembly_s),
+            Reassembler(options.alphabet, options.reassembly_s, options.redelivery_s),
             unmarked_receipts=options.unmarked_receipts,
         )
         self._sink = sink

@@ -9,9 +9,9 @@ Guarantees:
 * a connection with `MAX_UNANSWERED` deliveries under way is not read from until half of them
   are answered.
 
-One part of a long text is no text yet. It is acknowledged with the whole, or after
-`HOLD_PART_S` while the rest is missing, since an SMSC with a window of one sends no second
-part before that. A process killed within the reassembly time then loses that part.
+One part of a long text is no text yet. It is acknowledged with the whole, or, where the rest is missing for
+`HOLD_PART_S`, after the sink has stored it as a part: an SMSC with a window of one sends no second part before that,
+and another bind may bring it.
 """
 
 from __future__ import annotations
@@ -127,15 +127,13 @@ class Intake:
 
         def take_back(batch: Sequence[Complete]) -> None:
             for text in batch:
-                reassembler.take_back(text, self._now)
+                reassembler.take_back(text)
 
         self._receipts = _Batcher[Receipt](receipts, self.counters)
         self._inbound = _Batcher[Complete](inbound, self.counters, take_back)
-        self._now = 0.0
 
     def add(self, source: Source, messages: Sequence[tuple[int, int, pdu.Message]], now: float) -> None:
         """The deliveries of one read."""
-        self._now = now
         source.unanswered += len(messages)
         unreadable: list[Delivery] = []
         for sequence, command, message in messages:
@@ -157,15 +155,14 @@ class Intake:
         self._start()
 
     def tick(self, now: float) -> None:
-        """Give up on parts that did not come; acknowledge those that have waited long enough."""
-        self._now = now
+        """Hand on the parts that have waited long enough for the rest of their text."""
         if not self._reassembler.idle:
-            answer(self._reassembler.release(now - HOLD_PART_S), pdu.ESME_ROK)
-            self._add_texts(self._reassembler.overdue(now))
+            self._add_texts(self._reassembler.release(now - HOLD_PART_S))
+            self._reassembler.forget(now)
             self._start()
 
     async def drained(self) -> None:
-        """Give everything to the sink, incomplete texts included, and wait until it is answered."""
+        """Give everything to the sink, the parts of incomplete texts included, and wait until it is answered."""
         self._add_texts(self._reassembler.flush())
         self._start()
         await self._receipts.drained()
@@ -176,7 +173,7 @@ class Intake:
             if text.inbound is None:
                 answer(text.deliveries, pdu.ESME_ROK)
                 continue
-            self.counters.inbound += 1
+            self.counters.inbound += text.inbound.part is None
             self._inbound.add(text, text.deliveries)
 
     def _start(self) -> None:

@@ -2,12 +2,12 @@
 
 Guarantees:
 
-* a text is given out once, with its parts in order, whichever order they came in and however
-  often one was repeated;
-* nothing waits for ever: after `limit_s` what came is given out, with `…` for each missing
-  part, so that the STOP at the end of a text whose first part was lost is still obeyed;
-* a text that could not be stored (`take_back`) is whole again with the next of its parts, or at the limit;
-* memory is bounded: past `MAX_INCOMPLETE` texts the oldest is given out as it stands.
+* a text whose parts come close together is given out once, with its parts in order, whichever order they came in and
+  however often one was repeated;
+* parts whose company does not come here (`release`, `flush`) are given out as they are, for whoever keeps them: it may
+  come by another bind;
+* a text that could not be stored (`take_back`) is put together anew when its parts come again;
+* memory is bounded: past `MAX_INCOMPLETE` texts the parts of the oldest are given out.
 
 Pure: monotonic seconds come in as an argument.
 """
@@ -18,12 +18,12 @@ from typing import Any
 
 import msgspec
 
-from app.domain.text import decode, unpack
-from gateways.base import Inbound
+from app.domain.text import decode, join, unpack
+from gateways.base import Inbound, Part
 from gateways.smpp import pdu
 
 MAX_INCOMPLETE = 10_000
-MISSING = "…"
+MAX_REFERENCE = 0xFFFF
 
 _UDHI = 0x40  # esm_class bit 6 (5.2.12)
 
@@ -54,19 +54,18 @@ _Key = tuple[bytes, bytes, int, int]
 
 
 class Complete(msgspec.Struct, frozen=True, gc=False):
-    """A text, and the deliveries that it was made of: whatever `add` was given with each part. Without `inbound` they
-    repeat parts of a text that was given out. `key` and `made_of` are for `take_back`."""
+    """A text or a part, and the deliveries that it was made of: whatever `add` was given with each. Without `inbound`
+    they repeat parts of a text that was given out. `key` is for `take_back`."""
 
     inbound: Inbound | None
     deliveries: list[Any]
     key: _Key | None = None
-    made_of: _Incomplete | None = None
 
 
 class _Incomplete(msgspec.Struct, gc=False):
     first: pdu.Message
     parts: dict[int, tuple[bytes, str]]  # octets and their encoding
-    deliveries: list[Any]
+    deliveries: dict[int, list[Any]]
     total: int
     since: float
 
@@ -143,7 +142,7 @@ def _of_sar(message: pdu.Message) -> Concatenation | None:
     index = message.tlvs.get(pdu.TLV_SAR_SEGMENT_SEQNUM, b"")
     if not (reference and total and index) or not 1 <= index[-1] <= total[-1]:
         return None
-    return Concatenation(int.from_bytes(reference, "big"), total[-1], index[-1])
+    return Concatenation(int.from_bytes(reference, "big") & MAX_REFERENCE, total[-1], index[-1])
 
 
 def phone(ton: int, digits: bytes) -> str:
@@ -155,12 +154,14 @@ def phone(ton: int, digits: bytes) -> str:
 
 
 class Reassembler:
-    """The incomplete texts of one gateway. `alphabet` is the carrier's for data_coding 0."""
+    """The incomplete texts of one gateway. `alphabet` is the carrier's for data_coding 0; the parts of a text are
+    waited for `limit_s` in all, here and elsewhere; what is given out may be repeated within `repeat_s`."""
 
-    def __init__(self, alphabet: str, limit_s: float) -> None:
+    def __init__(self, alphabet: str, limit_s: float, repeat_s: float = 0.0) -> None:
         self._alphabet = alphabet
         self._limit_s = limit_s
-        # In the order in which their first parts came: the first is the next to be given up.
+        self._repeat_s = repeat_s
+        # In the order in which their first parts came.
         self._incomplete: dict[_Key, _Incomplete] = {}
         # Whole texts that were given out, oldest first: what repeats one of their parts is no text of its own.
         self._given_out: dict[_Key, _Incomplete] = {}
@@ -170,15 +171,15 @@ class Reassembler:
 
     @property
     def idle(self) -> bool:
-        """Nothing waits for a time limit."""
+        """Nothing waits for a moment to come."""
         return not self._incomplete and not self._given_out
 
     def add(self, message: pdu.Message, delivery: Any, now: float) -> list[Complete]:
-        """The texts that this part completes or pushes out; mostly none or one."""
+        """The text that this part completes, and parts that it pushes out; mostly one or none."""
         payload, encoding, found = read_text(message, self._alphabet)
         part = (payload, encoding)
         if found is None or found.total == 1:
-            return [_complete(message, decode(*part), [delivery])]
+            return [Complete(self._inbound(message, decode(*part)), [delivery])]
         key = (message.source, message.destination, found.reference, found.total)
         completed = []
         waiting = self._incomplete.get(key)
@@ -187,12 +188,12 @@ class Reassembler:
             return [Complete(None, [delivery])]
         if waiting is not None and waiting.parts.get(found.index, part) != part:
             # Another text under the same reference: phones count only to 255.
-            completed.append(self._take(key))
+            completed += self._take_parts(key)
             waiting = None
         if waiting is None:
-            waiting = self._incomplete[key] = _Incomplete(message, {}, [], found.total, now)
+            waiting = self._incomplete[key] = _Incomplete(message, {}, {}, found.total, now)
         waiting.parts[found.index] = part
-        waiting.deliveries.append(delivery)
+        waiting.deliveries.setdefault(found.index, []).append(delivery)
         if len(waiting.parts) == waiting.total:
             self._given_out.pop(key, None)
             self._given_out[key] = waiting
@@ -201,75 +202,64 @@ class Reassembler:
                 del self._given_out[next(iter(self._given_out))]
             completed.append(self._take(key))
         elif len(self._incomplete) > MAX_INCOMPLETE:
-            completed.append(self._take(next(iter(self._incomplete))))
+            completed += self._take_parts(next(iter(self._incomplete)))
         return completed
 
-    def overdue(self, now: float) -> list[Complete]:
-        """Texts whose missing parts did not come in time."""
+    def release(self, older_than: float) -> list[Complete]:
+        """The parts of texts that are incomplete since before `older_than`.
+
+        An SMSC with a window of one sends no second part before the first is acknowledged; and the second one may
+        come by another bind.
+        """
+        old = []
+        for key, waiting in self._incomplete.items():
+            if waiting.since >= older_than:
+                break
+            old.append(key)
+        return [part for key in old for part in self._take_parts(key)]
+
+    def forget(self, now: float) -> None:
+        """Drop what was given out so long ago that nothing repeats it."""
         while self._given_out:
             key, given_out = next(iter(self._given_out.items()))
             if now - given_out.since < self._limit_s:
                 break
             del self._given_out[key]
-        given_up = []
-        while self._incomplete:
-            key, waiting = next(iter(self._incomplete.items()))
-            if now - waiting.since < self._limit_s:
-                break
-            given_up.append(self._take(key))
-        return given_up
 
     def flush(self) -> list[Complete]:
-        """Everything that is incomplete, as it stands: the gateway is closing."""
-        return [self._take(key) for key in list(self._incomplete)]
+        """All parts: the gateway is closing."""
+        return [part for key in list(self._incomplete) for part in self._take_parts(key)]
 
-    def take_back(self, text: Complete, now: float) -> None:
-        """It could not be stored, and those of its parts that are not acknowledged will come again."""
-        if text.key is None or text.made_of is None:
-            return
-        self._given_out.pop(text.key, None)
-        text.made_of.since, text.made_of.deliveries = now, []
-        self._incomplete.setdefault(text.key, text.made_of)
-
-    def release(self, older_than: float) -> list[Any]:
-        """Deliveries of incomplete texts that came before `older_than`, each once.
-
-        An SMSC with a window of one sends no second part before the first is acknowledged.
-        """
-        released: list[Any] = []
-        for waiting in self._incomplete.values():
-            if waiting.since >= older_than:
-                break
-            released += waiting.deliveries
-            waiting.deliveries = []
-        return released
+    def take_back(self, text: Complete) -> None:
+        """It could not be stored: none of its parts is acknowledged, so all come again."""
+        if text.key is not None:
+            self._given_out.pop(text.key, None)
 
     def _take(self, key: _Key) -> Complete:
         waiting = self._incomplete.pop(key)
-        whole = _complete(waiting.first, _join(waiting), waiting.deliveries)
-        return Complete(whole.inbound, whole.deliveries, key, waiting)
+        deliveries = [one for its in waiting.deliveries.values() for one in its]
+        waiting.deliveries = {}
+        return Complete(self._inbound(waiting.first, join(waiting.parts, waiting.total)), deliveries, key)
 
+    def _take_parts(self, key: _Key) -> list[Complete]:
+        waiting = self._incomplete.pop(key)
+        return [
+            Complete(
+                self._inbound(
+                    waiting.first,
+                    decode(octets, encoding),
+                    Part(key[2], waiting.total, index, octets, encoding, self._limit_s),
+                ),
+                waiting.deliveries[index],
+            )
+            for index, (octets, encoding) in waiting.parts.items()
+        ]
 
-def _join(waiting: _Incomplete) -> str:
-    """Octets are joined before they are decoded: phones do cut surrogate and escape pairs."""
-    pieces: list[str] = []
-    run, encoding = b"", ""
-    for index in range(1, waiting.total + 1):
-        octets, its = waiting.parts.get(index, (b"", ""))
-        if its != encoding:
-            pieces.append(decode(run, encoding) if encoding else "")
-            run, encoding = b"", its
-        run += octets
-        if not its:
-            pieces.append(MISSING)
-    pieces.append(decode(run, encoding) if encoding else "")
-    return "".join(pieces)
-
-
-def _complete(message: pdu.Message, text: str, deliveries: list[Any]) -> Complete:
-    inbound = Inbound(
-        sender=phone(message.source_ton, message.source),
-        to=phone(message.dest_ton, message.destination),
-        text=text,
-    )
-    return Complete(inbound, deliveries)
+    def _inbound(self, message: pdu.Message, text: str, part: Part | None = None) -> Inbound:
+        return Inbound(
+            sender=phone(message.source_ton, message.source),
+            to=phone(message.dest_ton, message.destination),
+            text=text,
+            part=part,
+            repeat_s=self._repeat_s,
+        )

@@ -12,7 +12,7 @@ from app.store import inbox
 from gateways.base import Inbound
 
 if TYPE_CHECKING:
-    from tests.dispatcher.conftest import World
+    from tests.dispatcher.conftest import MakeWorld, Smsc, World
 
 
 async def test_a_bad_text_holds_back_no_stop(world: World, until: Callable) -> None:
@@ -37,3 +37,46 @@ async def test_a_bad_text_holds_back_no_stop(world: World, until: Callable) -> N
     assert await world.fetch("SELECT payload FROM parked_inbound WHERE failed_at IS NOT NULL") == [(b"\xc1",)]
     assert await world.value("SELECT count(*) FROM parked_inbound") == 1
     assert sum(n for (_, what), n in local.process.metrics.inbound.items() if what == "set_aside") == 1
+
+
+async def test_a_dispatcher_killed_between_the_parts_of_a_text_loses_none(
+    world: World, smsc: Smsc, until: Callable
+) -> None:
+    async def send(lose: int) -> None:
+        text = {
+            "from": "+14152000001",
+            "to": "12025550199",
+            "text": "a" * 200,
+            "lose": [lose],
+            "reference": 9,
+        }
+        await smsc._call("/mo", text)
+
+    async def acknowledged() -> bool:
+        return (await smsc.stats())["inbound_acknowledged"] == 1
+
+    first = world.spawn()
+    await send(lose=2)
+    await until(acknowledged, "the part is stored")
+    first.kill()
+    await world.start()
+    await send(lose=1)
+
+    async def whole() -> bool:
+        return [row["text"] for row in await world.fetch("SELECT text FROM inbound")] == ["a" * 200]
+
+    await until(whole, "the text is whole")
+
+
+async def test_what_is_missing_after_the_limit_is_shown(
+    make_world: MakeWorld, smsc: Smsc, until: Callable
+) -> None:
+    world = await make_world(smsc, reassembly_s=0.5)
+    await world.start()
+    text = {"from": "+14152000001", "to": "12025550199", "text": "a" * 153 + "b" * 10, "lose": [1]}
+    await smsc._call("/mo", text)
+
+    async def there() -> bool:
+        return [row["text"] for row in await world.fetch("SELECT text FROM inbound")] == ["…" + "b" * 10]
+
+    await until(there)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from datetime import UTC, datetime
@@ -20,12 +21,12 @@ from app.queue import lanes
 from app.queue import rules as fast
 from app.queue.connection import Queue
 from app.rules import Owner, Stop
-from app.store import config, consent_requests, epochs, keywords, webhook_endpoints
+from app.store import config, consent_requests, epochs, inbound_parts, keywords, webhook_endpoints
 from app.store import rules as book
 from app.store.engine import Database
 from app.store.intake import Draft, accept
-from dispatcher.inbound import take
-from gateways.base import Inbound
+from dispatcher.inbound import STOP_WAIT_S, give_up, take
+from gateways.base import Inbound, Part
 
 ANN, BOB, LINE, OTHER = "+12025550101", "+84912345678", "12025550199", "12025550188"
 NOW = time.time()
@@ -37,9 +38,8 @@ async def database(postgres_url: str):
     database = Database(postgres_url, pool=4)
     async with database.driver() as driver:
         await driver.execute(
-            "TRUNCATE suppressions, consents, rule_events, inbound, senders, keywords, surveys, consent_requests,"
-            " outcomes, finals,"
-            " survey_answers, packs, lookups, parcels, tallies,"
+            "TRUNCATE suppressions, consents, rule_events, inbound, inbound_parts, senders, keywords, surveys,"
+            " outcomes, finals, consent_requests, survey_answers, packs, lookups, parcels, tallies,"
             " webhook_deliveries, webhook_endpoints, gateways, regions, tenants RESTART IDENTITY CASCADE"
         )
         for owner, name in ((ONE, "default"), (TWO, "Two Ltd"), (THREE, "three")):
@@ -491,3 +491,128 @@ async def test_a_start_lifts_what_the_carrier_had_told_and_nothing_of_ours(datab
     assert await held(queue, TWO)
     await receive("START")
     assert not await held(queue, TWO)
+
+
+# -- what a carrier repeats
+
+
+async def test_what_a_carrier_repeats_without_an_id_is_stored_once(database, queue) -> None:
+    async def receive(text: str, at: float, repeat_s: float = 60.0) -> bool:
+        [result] = await take(database, queue, 1, [Inbound(ANN, LINE, text, repeat_s=repeat_s)], at)
+        return result.id is not None
+
+    assert await receive("hello", NOW)
+    assert not await receive("hello", NOW + 30)
+    assert await receive("hello there", NOW + 30)
+    assert await receive("hello", NOW + 61), "a person may say it again"
+    assert await receive("hello", NOW + 62, repeat_s=0)
+    both = await take(database, queue, 1, [Inbound(ANN, LINE, "yes?", repeat_s=60)] * 2, NOW)
+    assert [one.id is not None for one in both] == [True, False]
+
+
+async def test_a_stop_is_never_taken_for_a_repetition_and_a_start_after_it_is(database, queue) -> None:
+    await own(database, TWO)
+
+    async def receive(text: str, at: float) -> bool:
+        [result] = await take(database, queue, 1, [Inbound(ANN, LINE, text, repeat_s=60)], at)
+        return result.id is not None
+
+    assert await receive("STOP", NOW)
+    assert await receive("START", NOW + 1)
+    assert not await held(queue, TWO)
+    assert await receive("STOP", NOW + 2)
+    assert await held(queue, TWO)
+    assert not await receive("START", NOW + 3), "the carrier's, as far as anybody can tell"
+    assert await held(queue, TWO)
+    assert await receive("START", NOW + 64)
+    assert not await held(queue, TWO)
+
+
+# -- parts
+
+
+def part(index: int, text: str, total: int = 2, reference: int = 7, sender: str = ANN) -> Inbound:
+    return Inbound(sender, LINE, text, part=Part(reference, total, index, text.encode(), "gsm7", 300.0))
+
+
+async def texts(database: Database) -> list[str]:
+    return [row["text"] for row in await fetch(database, "SELECT text FROM inbound ORDER BY at, id")]
+
+
+async def test_parts_meet_whoever_stores_them(database, queue) -> None:
+    assert await take(database, queue, 1, [part(2, "world")], NOW) == []
+    assert await take(database, queue, 1, [part(2, "world")], NOW) == [], "a repetition"
+    assert await texts(database) == []
+    [result] = await take(database, queue, 1, [part(1, "hello ")], NOW + 100)
+    assert result.id is not None
+    assert await take(database, queue, 1, [part(1, "hello "), part(2, "world")], NOW + 101) == []
+    assert await texts(database) == ["hello world"]
+    async with database.driver() as driver:
+        assert await inbound_parts.forget(driver, NOW + 401) == []
+    assert await fetch(database, "SELECT * FROM inbound_parts") == []
+
+
+async def test_the_last_two_parts_at_one_moment_make_one_text(database, queue) -> None:
+    for reference in range(10):
+        await take(database, queue, 1, [part(1, "a", 3, reference)], NOW)
+        found = await asyncio.gather(
+            take(database, queue, 1, [part(2, "b", 3, reference)], NOW),
+            take(database, queue, 1, [part(3, str(reference), 3, reference)], NOW),
+        )
+        assert sum(len(one) for one in found) == 1
+    assert sorted(await texts(database)) == [f"ab{reference}" for reference in range(10)]
+
+
+async def test_what_does_not_come_in_time_is_shown_as_missing(database, queue) -> None:
+    await take(database, queue, 1, [part(1, "one ", 3), part(3, " three", 3)], NOW)
+    assert await give_up(database, queue, 1, NOW + 299) == []
+    async with database.driver() as driver:
+        assert await inbound_parts.forget(driver, NOW + 299) == []
+        assert await inbound_parts.forget(driver, NOW + 301) == [1]
+    [result] = await give_up(database, queue, 1, NOW + 301)
+    assert result.id is not None
+    assert await texts(database) == ["one … three"]
+    assert await give_up(database, queue, 1, NOW + 302) == []
+
+
+async def test_another_text_under_the_same_reference_loses_none(database, queue) -> None:
+    await take(database, queue, 1, [part(1, "old")], NOW)
+    await take(database, queue, 1, [part(1, "new "), part(2, "text")], NOW + 1)
+    assert await texts(database) == ["old…", "new text"]
+
+
+async def test_a_part_repeated_elsewhere_after_its_text_is_no_text(database, queue) -> None:
+    whole = "a" * 153 + "the end"
+    await take(database, queue, 1, [Inbound(ANN, LINE, whole)], NOW)
+    await take(database, queue, 1, [part(2, "the end")], NOW + 5)
+    assert await give_up(database, queue, 1, NOW + 306) == []
+    assert await texts(database) == [whole]
+
+
+async def test_a_stop_in_a_part_counts_at_once(database, queue) -> None:
+    await own(database, TWO)
+    first = "a" * 140 + " I have had enough of this "
+    assert await take(database, queue, 1, [part(2, "STOP")], NOW) == []
+    assert await held(queue, TWO)
+    [result] = await take(database, queue, 1, [part(1, first)], NOW + 5)
+    assert (result.action, result.doubtful, result.confirmed) == ("stop", True, True)
+    [row] = await fetch(database, "SELECT * FROM inbound")
+    assert (row["text"], row["action"]) == (f"{first}STOP", "stop")
+
+
+async def test_a_stop_whose_other_parts_do_not_come_is_confirmed_in_time(database, queue) -> None:
+    await own(database, TWO)
+    await take(database, queue, 1, [part(2, "STOP")], NOW)
+    [result] = await give_up(database, queue, 1, NOW + STOP_WAIT_S + 1)
+    assert (result.action, result.confirmed) == ("stop", True)
+    assert await texts(database) == ["…STOP"]
+
+
+async def test_parts_of_two_people_and_two_gateways_stay_apart(database, queue) -> None:
+    async with database.driver() as driver:
+        await driver.execute("INSERT INTO gateways (name, url) VALUES ('h', 'smpp://h')")
+    await take(database, queue, 1, [part(1, "mine "), part(2, "yours", sender=BOB)], NOW)
+    await take(database, queue, 2, [part(2, "its")], NOW)
+    assert await texts(database) == []
+    await take(database, queue, 1, [part(2, "own")], NOW)
+    assert await texts(database) == ["mine own"]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.text import Coding, segment, udh
+from gateways.base import Part
 from gateways.smpp import pdu, reassembly
 from gateways.smpp.reassembly import Reassembler, codec, phone, split_header
 
@@ -32,6 +33,10 @@ def parts_of(text, reference=7, wide=False, **fields):
 
 def texts(completed):
     return [each.inbound.text for each in completed]
+
+
+def indexes(completed):
+    return [each.inbound.part.index for each in completed]
 
 
 def test_a_short_text_is_whole_at_once():
@@ -73,7 +78,8 @@ def test_a_reference_used_again_starts_another_text():
     old, new = parts_of("a" * 200), parts_of("b" * 200)
     reassembler = Reassembler("gsm7", 60)
     assert reassembler.add(old[0], 1, 0.0) == []
-    assert texts(reassembler.add(new[0], 2, 10.0)) == ["a" * 153 + "…"]
+    (left,) = reassembler.add(new[0], 2, 10.0)
+    assert (left.inbound.text, left.inbound.part.index, left.deliveries) == ("a" * 153, 1, [1])
     assert texts(reassembler.add(new[1], 3, 10.0)) == ["b" * 200]
 
 
@@ -85,14 +91,18 @@ def test_texts_of_two_people_do_not_mix():
     assert texts(reassembler.add(mine[1], 3, 0.0)) == ["a" * 200]
 
 
-def test_what_is_missing_too_long_is_marked():
+def test_parts_without_their_company_are_given_out_as_parts():
     messages = parts_of("a" * 153 + "b" * 153 + "STOP")
     reassembler = Reassembler("gsm7", 60)
     reassembler.add(messages[0], 1, 0.0)
     reassembler.add(messages[2], 2, 5.0)
-    assert reassembler.overdue(59.9) == []
-    assert texts(reassembler.overdue(60.0)) == ["a" * 153 + "…" + "STOP"]
+    reassembler.add(messages[2], 3, 5.0)
+    assert reassembler.release(0.0) == []
+    parts = reassembler.release(0.1)
+    assert [(one.inbound.text, one.deliveries) for one in parts] == [("a" * 153, [1]), ("STOP", [2, 3])]
+    assert parts[1].inbound.part == Part(7, 3, 3, b"STOP", "gsm7", 60)
     assert len(reassembler) == 0
+    assert reassembler.release(0.1) == []
 
 
 def test_incomplete_texts_are_bounded(monkeypatch):
@@ -104,18 +114,7 @@ def test_incomplete_texts_are_bounded(monkeypatch):
     assert len(reassembler) == 3
     assert [each.deliveries for each in given_out] == [[0], [1]]
     assert [each.deliveries for each in reassembler.flush()] == [[2], [3], [4]]
-
-
-def test_deliveries_are_released_once():
-    messages = parts_of(LONG)
-    reassembler = Reassembler("gsm7", 60)
-    reassembler.add(messages[0], "a", 0.0)
-    assert reassembler.release(0.0) == []
-    assert reassembler.release(0.1) == ["a"]
-    assert reassembler.release(0.1) == []
-    reassembler.add(messages[1], "b", 1.0)
-    (whole,) = reassembler.add(messages[2], "c", 1.0)
-    assert whole.deliveries == ["b", "c"]
+    assert indexes(given_out) == [1, 1]
 
 
 def test_sar_parameters():
@@ -205,19 +204,25 @@ def test_a_part_that_comes_again_after_its_text_is_no_text_of_its_own():
     seen = [reassembler.add(one, place, 0.0) for place, one in enumerate([*parts, *parts])]
     assert [texts(each) for each in seen[:2]] == [[], ["a" * 200 + " STOP"]]
     assert [(each.inbound, each.deliveries) for each in (*seen[2], *seen[3])] == [(None, [2]), (None, [3])]
-    assert reassembler.overdue(59.0) == []
-    assert reassembler.overdue(61.0) == []
+    reassembler.forget(59.0)
+    assert not reassembler.idle
+    reassembler.forget(61.0)
     assert reassembler.idle
     assert reassembler.add(parts[1], 4, 61.0) == [], "so late it is of another text"
 
 
-def test_a_text_that_could_not_be_stored_is_whole_again_with_any_of_its_parts():
+def test_a_text_that_could_not_be_stored_is_whole_again_when_its_parts_come_again():
     reassembler, (first, last) = Reassembler("gsm7", 60), parts_of("b" * 200 + " STOP")
-    reassembler.add(first, "acknowledged", 0.0)
-    assert reassembler.release(1.0) == ["acknowledged"]
-    (whole,) = reassembler.add(last, "refused", 3.0)
-    reassembler.take_back(whole, 3.0)
-    (again,) = reassembler.add(last, "again", 4.0)
-    assert (texts([again]), again.deliveries) == (texts([whole]), ["again"])
-    reassembler.take_back(again, 5.0)
-    assert texts(reassembler.overdue(66.0)) == texts([whole]), "nobody sent it again"
+    reassembler.add(first, 1, 0.0)
+    (whole,) = reassembler.add(last, 2, 1.0)
+    reassembler.take_back(whole)
+    assert reassembler.add(last, 3, 2.0) == []
+    (again,) = reassembler.add(first, 4, 2.0)
+    assert (texts([again]), sorted(again.deliveries)) == (texts([whole]), [3, 4])
+
+
+def test_a_reference_of_too_many_octets_is_no_fault():
+    tlvs = {0x20C: b"\x01" * 9, 0x20E: b"\x02", 0x20F: b"\x01"}
+    reassembler = Reassembler("gsm7", 60)
+    assert reassembler.add(part(b"half", tlvs=tlvs), 1, 0.0) == []
+    assert reassembler.flush()[0].inbound.part.reference == 0x0101
