@@ -209,13 +209,7 @@ class Fleet:
         """What a lane can get at most, in segments a second: of its region and of all gateways that a route may lead
         it to. `inf`: no bound is set."""
         rates = [self._rates.get(f"region:{region}", math.inf)]
-        names = {
-            name
-            for route in self.config.routes
-            if route.category in (None, category)
-            and (route.to in ("*", region, region[:2]) or route.to[0] == "+")
-            for name in route.gateways
-        }
+        names = routing.reached(self.config.routes, region, category)
         if names:
             rates.append(sum(self._rates.get(f"gateway:{name}", math.inf) for name in names))
         return min(rates)

@@ -78,8 +78,8 @@ async def get_batch(batch_id: str, request: Request, caller: Reader) -> Response
         batch = await _found(driver, caller, identifier(batch_id))
         view = await _view(driver, batch)
         queued = await forecasts.backlogs(driver, batch.id) if batch.state is BatchState.running else []
-        rates = await forecasts.limits(driver) if queued else {}
-    if queued:
+        rates = await forecasts.limits(driver, caller.tenant_id, batch.sender) if queued else None
+    if rates is not None:
         ground = await context.references.ground(caller)
         view.forecast = forecast(queued, rates, ground.packs, ground.terms, time.time())
     return json(view)

@@ -344,8 +344,8 @@ class UploadProgress(msgspec.Struct):
 
 class Forecast(msgspec.Struct):
     """When the queued rest of a batch is expected to have been handed over (null: never, or not while its region is
-    paused), by the rates of its regions, what is queued before it, and the hours of its countries.
-    `after_these_hours`: how many of the queued can't go before the hours end the next time."""
+    paused), by the rates of its regions, gateways and sender, the segments queued before it, and the hours of its
+    countries. `after_these_hours`: how many of the queued can't go before the hours end the next time."""
 
     finish: datetime | None
     queued: int

@@ -32,15 +32,15 @@ def finish(units: float, rate: float | None, start: float, hours: Hours) -> Fore
     for number in range(MAX_WINDOWS):
         is_open, until = hours(at)
         if is_open:
-            takes = 0.0 if rate is None else left / rate
-            if at + takes <= until:
+            takes = 0.0 if rate is None else left / rate if rate else math.inf
+            if takes < math.inf and at + takes <= until:
                 return Forecast(at + takes, units if number == 0 else in_this)
             assert rate is not None
-            done = rate * (until - at)
+            done = rate * (until - at) if rate else 0.0
             left -= done
             if number == 0:
                 in_this = done
-        if until == math.inf:
+        if until == math.inf or rate == 0:
             break
         at = until
     return Forecast(math.inf, in_this)

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 from phonenumbers.phonenumberutil import COUNTRY_CODE_TO_REGION_CODE
@@ -49,6 +49,28 @@ class Route(msgspec.Struct, frozen=True):
     gateways: tuple[str, ...]
     strategy: Strategy = "preference"
     weights: tuple[int, ...] = ()  # one a gateway, where the strategy is `weight`
+
+
+class Leading(Protocol):
+    """What of a route says where it may lead."""
+
+    @property
+    def to(self) -> str: ...
+    @property
+    def category(self) -> int | None: ...
+    @property
+    def gateways(self) -> Sequence[str]: ...
+
+
+def reached(routes: Iterable[Leading], region: str, category: int) -> set[str]:
+    """Every gateway that some route may lead a lane's messages to."""
+    return {
+        name
+        for route in routes
+        if route.category in (None, category)
+        and (route.to in (ANYWHERE, region, region[:2]) or route.to[0] == "+")
+        for name in route.gateways
+    }
 
 
 class Tariff(msgspec.Struct, frozen=True):

@@ -44,6 +44,11 @@ def as_uuid(identifier: bytes | None) -> UUID | None:
     return None if identifier is None else PgUUID(identifier)
 
 
+def segments_of(pack: Pack) -> int:
+    """What a pack's texts take, as they were counted."""
+    return sum([entry.segments for entry in pack.entries])
+
+
 async def accept(driver: asyncpg.Connection, drafts: Sequence[Draft], now_s: float) -> list[Parcel]:
     """Write the drafts; the caller holds the transaction and commits it. About 4 statements, however many rows."""
     packs, lookups, rows, parcels = [], [], [], []
@@ -51,7 +56,12 @@ async def accept(driver: asyncpg.Connection, drafts: Sequence[Draft], now_s: flo
     for draft in drafts:
         pack, count = draft.pack, len(draft.pack.entries)
         pack_uuid, batch_uuid = PgUUID(draft.pack_id), as_uuid(pack.batch_id)
-        packs.append((pack_uuid, pack.tenant_id, batch_uuid, pack.region, pack.category, count, encode(pack)))
+        packs.append(
+            (
+                pack_uuid, pack.tenant_id, batch_uuid, pack.region, pack.category, count, encode(pack),
+                segments_of(pack),
+            )
+        )  # fmt: skip
         head, base, tenant = draft.pack_id[:14], draft.pack_id[14], pack.tenant_id
         for entry in pack.entries:
             place = entry.index + 1
@@ -68,7 +78,9 @@ async def accept(driver: asyncpg.Connection, drafts: Sequence[Draft], now_s: flo
         rows.append(parcel_row(parcel, members=None, reason=None))
         tally[(tenant, pack.batch_id, pack.region, pack.category)] += count
     await driver.copy_records_to_table(
-        "packs", records=packs, columns=["id", "tenant_id", "batch_id", "region", "category", "n", "payload"]
+        "packs",
+        records=packs,
+        columns=["id", "tenant_id", "batch_id", "region", "category", "n", "payload", "segments"],
     )
     await driver.copy_records_to_table(
         "lookups", records=lookups, columns=["message_id", "tenant_id", "recipient", "reference"]

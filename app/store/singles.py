@@ -16,13 +16,13 @@ from asyncpg.pgproto.pgproto import UUID as PgUUID
 from app.domain import ids
 from app.domain.message import State
 from app.domain.pack import Parcel, encode, lane_of
-from app.store.intake import Draft, at, signed
+from app.store.intake import Draft, at, segments_of, signed
 
 # Outside a transaction it is one of its own: an acceptance is then a single round trip.
 _ACCEPT = f"""
 WITH packed AS (
-    INSERT INTO packs (id, tenant_id, region, category, n, payload)
-    SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::smallint[], $5::smallint[], $6::bytea[])
+    INSERT INTO packs (id, tenant_id, region, category, n, payload, segments)
+    SELECT * FROM unnest($1::uuid[], $2::int[], $3::text[], $4::smallint[], $5::smallint[], $6::bytea[], $21::int[])
 ), looked AS (
     INSERT INTO lookups (message_id, tenant_id, recipient, reference)
     SELECT * FROM unnest($7::uuid[], $8::int[], $9::bigint[], $10::text[])
@@ -77,5 +77,6 @@ async def accept(driver: asyncpg.Connection, drafts: Sequence[Draft], now_s: flo
         [key[2] for key in tally],
         list(tally.values()),
         at(now_s),
+        [segments_of(pack) for pack in packs],
     )
     return parcels

@@ -246,6 +246,7 @@ packs = Table(
     Column("category", SmallInteger, nullable=False),
     Column("n", SmallInteger, nullable=False),
     Column("payload", LargeBinary, nullable=False),
+    Column("segments", Integer, nullable=False, server_default=text("0")),
 )
 
 lookups = Table(

@@ -172,6 +172,43 @@ async def test_a_contacts_zone_is_kept_and_a_wrong_one_refused(api):
     assert (reply.json["accepted"], reply.json["rejected"][0]["code"]) == (2, "invalid_timezone")
 
 
+async def test_a_forecast_counts_segments_and_the_slowest_of_region_gateways_and_sender(api):
+    """Transactional texts: no hours. Long texts of three segments, of a sender with a rate of its own."""
+    sender, long = "4740999999", "A" * 400
+    people = [{"to": f"+4740{700000 + i}"} for i in range(30)]
+
+    async def finish_s() -> float:
+        shown = (await api.get(batch["url"])).json["forecast"]
+        assert (shown["queued"], shown["after_these_hours"]) == (30, 0)
+        return (datetime.fromisoformat(shown["finish"]) - datetime.now(UTC)).total_seconds()
+
+    async def rate(path: str, value: int | None) -> None:
+        reply = await api.call("PATCH", path, json={"rate": value, "reason": "the carrier's"})
+        assert reply.status == 200, reply.raw
+
+    assert (await api.post("/v1/senders", {"address": sender, "rate": 2, "reason": "r"})).status == 201
+    await rate("/v1/regions/NO", 10)
+    body = api.batch(people, body=long, sender=sender, category="transactional")
+    batch = (await api.post("/v1/batches", body)).json
+    assert abs(await finish_s() - 90 / 2) < 8, "the sender's"
+    await rate(f"/v1/senders/{sender}", None)
+    assert abs(await finish_s() - 90 / 10) < 8, "the region's"
+    await api.fetch("DELETE FROM routes")
+    for name, gateway_rate in (("slow", 1), ("slower", 1)):
+        await api.fetch(
+            "INSERT INTO gateways (name, url, rate) VALUES ($1, 'smpp://h', $2)", name, gateway_rate
+        )
+    await api.fetch("""INSERT INTO routes (position, "to", gateways) VALUES (1, '*', '{slow,slower}')""")
+    try:
+        assert abs(await finish_s() - 90 / 2) < 8, "of both gateways together"
+        await api.fetch("UPDATE gateways SET enabled = false WHERE name LIKE 'slow%'")
+        assert (await api.get(batch["url"])).json["forecast"]["finish"] is None, "there is no gateway"
+    finally:
+        await api.fetch("DELETE FROM routes")
+        await api.fetch("DELETE FROM gateways WHERE name LIKE 'slow%'")
+    await api.post(f"{batch['url']}/cancel")
+
+
 async def test_a_batch_has_a_forecast_from_backlog_rate_and_hours(api):
     """Nobody dispatches here: what is accepted stays queued."""
     batch: dict[str, Any] = {}

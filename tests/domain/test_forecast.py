@@ -38,6 +38,10 @@ def test_hours_that_never_open() -> None:
     assert finish(1, 1.0, 0, lambda _: (False, math.inf)).finish == math.inf
 
 
+def test_without_a_gateway_it_is_never_through() -> None:
+    assert finish(1, 0, 9 * HOUR, nine_to_five) == Forecast(math.inf, 0.0)
+
+
 @given(st.integers(1, 200_000), st.floats(0.5, 50), st.floats(0, 3 * DAY))
 def test_against_a_minute_by_minute_count(units: int, rate: float, start: float) -> None:
     at, left = start, float(units)
