@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from app.domain import ids, template, text
-from app.domain.content import content
+from app.domain.content import TOO_MANY_SEGMENTS, content
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Pack, Rest
 from app.domain.recipient import to_check
@@ -76,6 +76,22 @@ def _validity_s(ends: float, now_s: float) -> int | None:
     return None if ends == math.inf else max(1, int(ends - now_s))
 
 
+def _content(
+    decision: Decision, body: template.Template, entry: Entry, coding: text.Coding, rest: Rest | None
+) -> tuple[str, text.Segments] | None:
+    """The words and segments of an entry. None: it goes nowhere, and ends."""
+    most = decision.parcel.pack.max_segments
+    try:
+        words, cut = content(body, entry, coding)
+    except (KeyError, ValueError):  # accepted by another version of these checks: it must not block the rest
+        decision.stops.append((entry, State.failed, "unrenderable"))
+        return None
+    if most and len(cut.parts) > most and rest is None:
+        decision.stops.append((entry, State.failed, TOO_MANY_SEGMENTS))
+        return None
+    return words, cut
+
+
 class Portioner:
     """`closed`: throttles with nothing free, until (Unix seconds)."""
 
@@ -119,16 +135,12 @@ class Portioner:
         category = Category(pack.category).name
         coding = coding_for(pack, held)
         for place, entry in enumerate(entries):
-            try:
-                words, cut = content(body, entry, coding)
-            except (
-                KeyError,
-                ValueError,
-            ):  # accepted by another version of these checks: it must not block the rest
-                decision.stops.append((entry, State.failed, "unrenderable"))
-                continue
-            total = len(cut.parts)
             rest = parcel.masks.get(entry.index)
+            whole = _content(decision, body, entry, coding, rest)
+            if whole is None:
+                continue
+            words, cut = whole
+            total = len(cut.parts)
             mask = (1 << total) - 1 if rest is None else rest.mask
             need = mask.bit_count()
             # A text longer than the whole window, or than the pace ever gives at once, goes alone when there is room

@@ -482,6 +482,7 @@ def pack_of(terms: Terms, batch_id: bytes | None, place: Place, entries: list[En
         shift_tables=terms.shift_tables,
         campaign=terms.campaign,
         gateway=place.gateway,
+        max_segments=terms.most,
     )
 
 

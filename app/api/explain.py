@@ -25,7 +25,7 @@ from app.api.problems import Problem, field_problem
 from app.api.reading import context_of, json
 from app.countries.packs import Packs
 from app.domain import ids, routing, template
-from app.domain.content import content
+from app.domain.content import TOO_MANY_SEGMENTS, content
 from app.domain.message import Category
 from app.domain.pack import Entry, Pack, Parcel
 from app.domain.phone import masked
@@ -165,6 +165,10 @@ def _one(
     verdict, reason, until = _verdict(decision, choice, ranked, paused, health, now_s)
     words, cut = _content(explainer, pack, entry, likely)
     segments = len(cut.parts) if cut is not None else entry.segments
+    if verdict == "send" and cut is None:
+        verdict, reason = "stop", "unrenderable"
+    elif verdict == "send" and 0 < pack.max_segments < segments:
+        verdict, reason = "stop", TOO_MANY_SEGMENTS
     throttled = [(name, *rates[name]) for name in _throttles(pack, likely) if name in rates]
     return wire.Explanation(
         to=masked(entry.to),

@@ -7,6 +7,7 @@ from app.domain.pack import Entry
 from app.domain.template import Template, parse
 
 MAX_MASK_PARTS = 60  # segments of which a mask can say which are to go
+TOO_MANY_SEGMENTS = "too_many_segments"  # more than its request allowed, by the coding of its gateway
 
 
 def content(body: Template, entry: Entry, coding: text.Coding) -> tuple[str, text.Segments]:

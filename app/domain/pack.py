@@ -52,6 +52,7 @@ class Pack(msgspec.Struct, array_like=True, gc=False):
     shift_tables: bool = False  # national shift tables are welcome, where a gateway has them
     campaign: str | None = None  # by which a campaign's own cap counts
     gateway: str = ""  # the one gateway that it may go by: a probe's
+    max_segments: int = 0  # as its gateway cuts it; 0: no limit of its own
 
 
 class Rest(msgspec.Struct, array_like=True, gc=False, frozen=True):

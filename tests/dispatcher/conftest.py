@@ -294,6 +294,7 @@ class World:
         pack_size: int = 100,
         test: bool = False,
         campaign: str | None = None,
+        max_segments: int = 0,
     ) -> list[intake.Draft]:
         now = time.time()
         segments = count(body)
@@ -306,6 +307,7 @@ class World:
             pack = Pack(
                 tenant, batch, region or land, land, int(category), sender, body, None,
                 None if valid_s is None else now + valid_s, retry_unknown, entries, test, campaign=campaign,
+                max_segments=max_segments,
             )  # fmt: skip
             made.append(intake.Draft(ids.new_id(now), pack, now + due_in_s, priority))
         return made

@@ -162,6 +162,21 @@ async def test_shift_tables_change_the_segments_and_all_follows(make_world: Make
     await world.check_books()
 
 
+async def test_what_its_gateway_cuts_into_more_than_was_allowed_fails_and_is_not_sent(
+    make_world: MakeWorld, smsc: Smsc
+) -> None:
+    world = await make_world(smsc, encodings="ucs2")
+    await world.start()
+    (long,) = await world.accept([TO], category=Category.transactional, body=LONG, max_segments=6)
+    (whole,) = await world.accept([TO], category=Category.transactional, body=LONG, max_segments=7)
+    await world.until_final()
+    standing = await world.standing(long)
+    assert (standing.state, standing.reason) == (State.failed, "too_many_segments")
+    assert (await world.standing(whole)).state == State.delivered
+    assert len(await smsc.ledger()) == 7
+    await world.check_books()
+
+
 @pytest.mark.soak  # its short form: tests/store/test_totals.py
 async def test_a_dispatcher_that_dies_leaves_no_segment_that_never_was(
     make_world: MakeWorld, smsc_process: Smsc, until: Callable
