@@ -24,7 +24,7 @@ from app.queue.connection import Queue
 from app.queue.rules import (
     BUDGET_SPENT,
     CAMPAIGN_CAPPED,
-    CAPPED,
+    COUNTRY_CAPS,
     EXPIRED_CONSENT,
     LIMITS,
     LISTED,
@@ -58,7 +58,7 @@ STOPPED = {
     REPEATED: "duplicate",
 }
 HELD = {
-    CAPPED: "frequency_cap",
+    **dict.fromkeys(COUNTRY_CAPS, "frequency_cap"),
     TENANT_CAPPED: "frequency_cap",
     CAMPAIGN_CAPPED: "campaign_cap",
     BUDGET_SPENT: "contact_budget",
@@ -82,11 +82,11 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
 
 class Asked(msgspec.Struct, gc=False):
-    """A question, whom it is about, and the country's cap in it. `going`: they go if it is answered so."""
+    """A question, whom it is about, and the country's caps in it. `going`: they go if it is answered so."""
 
     entries: list[Entry]
     question: Question
-    cap: Cap | None
+    caps: tuple[Cap, ...]
     going: bool
 
 
@@ -116,7 +116,7 @@ class Desk:
     def __init__(self, packs: Packs) -> None:
         self.packs = packs
         self.tenants: Mapping[int, TenantRules] = {}
-        self._caps: dict[Jurisdiction, Cap | None] = {}
+        self._caps: dict[Jurisdiction, tuple[Cap, ...]] = {}
         self._longest_cap_s = packs.longest_cap_s()
         self._terms: Mapping[int, TenantTerms] = {}
         self._leads: Mapping[str, int] = {}
@@ -293,20 +293,20 @@ class Desk:
         held = [e for waits in decision.waits for e in waits.entries]
         rules = self.tenants.get(pack.tenant_id, NO_RULES)
         decision.asked = []
-        by_cap: dict[Cap | None, list[Entry]] = {}
+        by_caps: dict[tuple[Cap, ...], list[Entry]] = {}
         if pack.category == Category.marketing:
             for place, entries in self._by_number(decision).items():
                 if place not in self._caps:
                     self._remember_cap(place)
-                by_cap.setdefault(self._caps[place], []).extend(entries)
+                by_caps.setdefault(self._caps[place], []).extend(entries)
         elif decision.go:
-            by_cap[None] = decision.go
-        for cap, entries in by_cap.items():
+            by_caps[()] = decision.go
+        for caps, entries in by_caps.items():
             question = self._question(pack, rules, entries)
-            self._count(question, decision.parcel, rules, cap, entries, only_ask=only_ask)
-            decision.asked.append(Asked(entries, question, cap, True))
+            self._count(question, decision.parcel, rules, caps, entries, only_ask=only_ask)
+            decision.asked.append(Asked(entries, question, caps, True))
         if held:
-            decision.asked.append(Asked(held, self._question(pack, rules, held), None, False))
+            decision.asked.append(Asked(held, self._question(pack, rules, held), (), False))
         return [asked.question for asked in decision.asked]
 
     def _by_number(self, decision: Decision) -> dict[Jurisdiction, list[Entry]]:
@@ -322,7 +322,7 @@ class Desk:
     def _remember_cap(self, place: Jurisdiction) -> None:
         if len(self._caps) >= HOURS_CACHE_LIMIT:
             self._caps.clear()
-        self._caps[place] = self.packs.cap(place)
+        self._caps[place] = self.packs.caps(place)
 
     def _question(self, pack: Pack, rules: TenantRules, entries: Sequence[Entry]) -> Question:
         """Suppression, do-not-call list and consent."""
@@ -345,7 +345,7 @@ class Desk:
         question: Question,
         parcel: Parcel,
         rules: TenantRules,
-        cap: Cap | None,
+        of_country: Sequence[Cap],
         entries: Sequence[Entry],
         *,
         only_ask: bool,
@@ -354,8 +354,12 @@ class Desk:
         pack = parcel.pack
         caps = []
         if pack.category == Category.marketing:
-            stated = ((CAPPED, cap), (TENANT_CAPPED, rules.cap))
-            caps = [Limit(letter, one.max, one.per_s * 1000) for letter, one in stated if one is not None]
+            caps = [
+                Limit(letter, one.max, one.per_s * 1000)
+                for letter, one in zip(COUNTRY_CAPS, of_country, strict=False)
+            ]
+            if rules.cap is not None:
+                caps.append(Limit(TENANT_CAPPED, rules.cap.max, rules.cap.per_s * 1000))
             if rules.campaign_cap is not None and pack.campaign:
                 one = rules.campaign_cap
                 caps.append(Limit(CAMPAIGN_CAPPED, one.max, one.per_s * 1000, True))
@@ -496,9 +500,10 @@ class Desk:
             rule = self.packs.consent(pack.country)
             passing = "pass" if rule.required else "exempt"
             yield NO_CONSENT + EXPIRED_CONSENT, ("consent", rule.rule, rule.version), passing
-        for limit in question.caps:
-            if limit.letter == CAPPED and asked.cap is not None:
-                yield CAPPED, ("frequency_cap", asked.cap.rule, asked.cap.version), "pass"
+        for place, limit in enumerate(question.caps):  # the country's come first
+            if place < len(asked.caps):
+                cap = asked.caps[place]
+                yield limit.letter, ("frequency_cap", cap.rule, cap.version), "pass"
             else:
                 name = "frequency_cap" if limit.letter == TENANT_CAPPED else "campaign_cap"
                 yield limit.letter, (name, f"tenant.{name}", VERSION), "pass"

@@ -35,6 +35,7 @@ DEFAULT: Final = "default"
 RULES_KEPT: Final = 8_192
 JURISDICTIONS_KEPT: Final = 8_192
 TEXTS_KEPT: Final = 1_024
+MAX_CAPS: Final = 8  # different ones in a file: a number that tells no state may be in all
 
 
 class Jurisdiction(msgspec.Struct, frozen=True, cache_hash=True):
@@ -190,15 +191,23 @@ class Packs:
             rules = (*rules, own)
         return quiet.hours(rules, [zone(name) for name in jurisdiction.zones], now, lead_s)
 
-    def cap(self, jurisdiction: Jurisdiction) -> Cap | None:
-        """The strictest frequency cap on marketing there: the one that lets the fewest texts through."""
+    def caps(self, jurisdiction: Jurisdiction) -> tuple[Cap, ...]:
+        """The frequency caps on marketing there, the country's and each state's, the lowest rate first.
+
+        All hold. One that another makes idle (no more texts in no shorter a span) is left out.
+        """
         pack = self.pack(jurisdiction.country)
         stated = [(pack.id, pack.data.cap)]
         for name in jurisdiction.subdivisions:
             state = pack.data.subdivisions.get(name.partition("-")[2])
             stated.append((name, state.cap if state else None))
         caps = [Cap(cap.max, cap.per_s(), f"{id_}.cap", pack.version) for id_, cap in stated if cap]
-        return min(caps, key=lambda cap: (cap.max / cap.per_s, cap.max), default=None)
+        caps.sort(key=lambda cap: (cap.max / cap.per_s, cap.max))
+        strict: list[Cap] = []
+        for cap in caps:
+            if not any(other.max <= cap.max and other.per_s >= cap.per_s for other in strict):
+                strict.append(cap)
+        return tuple(strict)
 
     def longest_cap_s(self) -> int:
         """The longest span that any frequency cap counts over: how much history the counters need."""
@@ -309,6 +318,9 @@ def _check_references(name: str, data: schema.CountryFile) -> None:
             zone(zone_name)
         except KeyError as error:
             raise BadPack(f"{name}: {zone_name!r} is no time zone - at `$.zones`") from error
+    caps = {(cap.max, cap.per_s()) for cap in (data.cap, *(s.cap for s in data.subdivisions.values())) if cap}
+    if len(caps) > MAX_CAPS:
+        raise BadPack(f"{name}: more than {MAX_CAPS} different caps - at `$.subdivisions`")
     sections = {category.name: ("", getattr(data, category.name)) for category in Category}
     for part, state in data.subdivisions.items():
         sections[f"subdivisions.{part}.marketing"] = (part, state.marketing)

@@ -24,7 +24,8 @@ from app.queue.connection import EpochLost, Queue
 SENTINEL = b"whole"
 PASS, SUPPRESSED, LISTED, NO_CONSENT, EXPIRED_CONSENT, REPEATED = ".", "s", "d", "n", "x", "r"
 CAPPED, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT = "c", "t", "g", "o"
-LIMITS = frozenset((CAPPED, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT))
+COUNTRY_CAPS = (CAPPED, *"2345678")  # where country and states have several
+LIMITS = frozenset((*COUNTRY_CAPS, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT))
 EXPRESS, SOFT, INQUIRY, WITHDRAWN = "e", "s", "i", "w"
 CHUNK = 5_000
 PAGE = 500  # histories looked at in one call: others wait for it

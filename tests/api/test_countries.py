@@ -61,7 +61,7 @@ async def test_a_state_holds_beside_its_country(api):
     verdict = (await api.get("/v1/countries/US?to=%2B13055550123&at=2027-02-17T17:00:00Z")).json["verdict"]
     assert verdict["subdivisions"] == ["US-FL"]
     assert verdict["rule"] == "US-FL.marketing"
-    assert verdict["cap"] == {"max": 3, "per_s": 86_400, "rule": "US-FL.cap"}
+    assert verdict["caps"] == [{"max": 3, "per_s": 86_400, "rule": "US-FL.cap"}]
 
 
 async def test_questions_that_make_no_sense(api):

@@ -101,12 +101,40 @@ def test_widening_never_passes_what_is_allowed() -> None:
 
 
 def test_caps() -> None:
-    vn = PACKS.cap(place("+84912345678"))
-    assert vn == Cap(3, 86_400, "VN.cap", PACKS.pack("VN").version)
-    assert PACKS.cap(place("+12125550123")) is None  # New York
-    assert PACKS.cap(place("+13055550123")) == Cap(3, 86_400, "US-FL.cap", PACKS.pack("US").version)
-    assert PACKS.cap(place("+18005550199")) is not None  # could be in a state that has one
-    assert PACKS.cap(place("+3725012345")) == Cap(1, 86_400, "default.cap", PACKS.pack("EE").version)
+    us, ee = PACKS.pack("US").version, PACKS.pack("EE").version
+    assert PACKS.caps(place("+84912345678")) == (Cap(3, 86_400, "VN.cap", PACKS.pack("VN").version),)
+    assert PACKS.caps(place("+12125550123")) == ()  # New York
+    assert PACKS.caps(place("+13055550123")) == (Cap(3, 86_400, "US-FL.cap", us),)
+    assert len(PACKS.caps(place("+18005550199"))) == 1  # could be in a state that has one; they are alike
+    assert PACKS.caps(place("+3725012345")) == (Cap(1, 86_400, "default.cap", ee),)
+
+
+@pytest.mark.parametrize(
+    ("country", "florida", "expected"),
+    [
+        ((5, "24h"), (2, "1h"), ["US 5/86400", "US-FL 2/3600"]),
+        ((2, "1h"), (5, "24h"), ["US-FL 5/86400", "US 2/3600"]),
+        ((5, "24h"), (3, "24h"), ["US-FL 3/86400"]),
+        ((3, "24h"), (5, "24h"), ["US 3/86400"]),
+        ((3, "24h"), (3, "24h"), ["US-FL 3/86400", "US 3/86400"][1:]),
+        ((1, "24h"), (2, "1h"), ["US 1/86400"]),  # who may get one a day never gets two in an hour
+        ((10, "7d"), (10, "1h"), ["US 10/604800"]),
+    ],
+)
+def test_a_country_s_and_a_state_s_caps_both_hold_but_for_idle_ones(
+    country: tuple[int, str], florida: tuple[int, str], expected: list[str]
+) -> None:
+    caps = place_caps(country, florida)
+    assert [f"{cap.rule.removesuffix('.cap')} {cap.max}/{cap.per_s}" for cap in caps] == expected
+
+
+def place_caps(country: tuple[int, str], florida: tuple[int, str]) -> tuple[Cap, ...]:
+    us = RULES.joinpath("US.toml").read_text("utf-8")
+    head, rest = us.split("[subdivisions.FL]")
+    rest = re.sub(r"cap = \{[^}]*\}", f'cap = {{ max = {florida[0]}, per = "{florida[1]}" }}', rest, count=1)
+    own = f'[cap]\nmax = {country[0]}\nper = "{country[1]}"\n\n'
+    packs = PACKS.replaced({"US.toml": f"{head}{own}[subdivisions.FL]{rest}".encode()})
+    return packs.caps(packs.jurisdiction("+13055550123", "US"))
 
 
 @pytest.mark.parametrize(

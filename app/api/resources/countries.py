@@ -85,7 +85,7 @@ class Verdict(BaseModel):
     """What the hours say of a text at a time: open, and till when; or shut, and when they open (null: never).
 
     `zones`: all must be open; `subdivisions`: those whose rules hold beside the country's. `widened`: by the
-    tenant's terms, the allowed hours and not the safe ones hold.
+    tenant's terms, the allowed hours and not the safe ones hold. All `caps` hold.
     """
 
     at: datetime
@@ -98,7 +98,7 @@ class Verdict(BaseModel):
     version: str
     widened: bool
     lead_s: int
-    cap: Cap | None
+    caps: list[Cap]
 
 
 class CountryRules(Country):
@@ -198,7 +198,7 @@ def _verdict(
     widen = own is not None and own.widen
     rule = own.rule if own is not None else None
     hours = packs.hours(place, category, when, widen=widen, lead_s=lead_s, own=rule)
-    cap = packs.cap(place) if category is Category.marketing else None
+    caps = packs.caps(place) if category is Category.marketing else ()
     return Verdict(
         at=datetime.fromtimestamp(when, UTC),
         category=category.name,  # type: ignore[arg-type]
@@ -210,7 +210,7 @@ def _verdict(
         version=hours.version,
         widened=widen,
         lead_s=lead_s,
-        cap=None if cap is None else Cap(max=cap.max, per_s=cap.per_s, rule=cap.rule),
+        caps=[Cap(max=cap.max, per_s=cap.per_s, rule=cap.rule) for cap in caps],
     )
 
 
