@@ -1,28 +1,26 @@
-"""Bird's SMS API over REST (formerly MessageBird), rest.messagebird.com.
+"""Bird's SMS API (2026), the one of `bk_…` keys.
 
-    bird://:ACCESS_KEY@rest.messagebird.com?signing_key=…
-    bird://:ACCESS_KEY@rest.messagebird.com?token=…
+    bird://:bk_us1_…@us1.platform.bird.com?signing_secret=whsec_…
 
-The password is the access key. Options, beside those of every HTTP gateway: `signing_key`, the account's
-key for signed webhooks ("Developer settings"), or else `token`, a secret of ours in the query of the
-callback's URL (keep it out of access logs then); one of them is needed when callbacks are used.
-Reports are asked for with each message, by `reportUrl` and `reference`, without which there are none;
-point the numbers' "forward to URL" step at `{callback_url}/v1/callbacks/{gateway}` for inbound texts.
-This is the API of MessageBird, which Bird keeps; Bird's newer channels API is another one.
+The password is the API key, which names its region; the host is that region's. Option, beside those of every HTTP
+gateway: `signing_secret`, of the webhook endpoint (percent-encoded in a URL), needed when callbacks are used.
+They can't be asked for with a message: make a webhook endpoint for
+`{callback_url}/v1/callbacks/{gateway}` with the events `sms.sent`, `sms.delivered`, `sms.undelivered`,
+`sms.failed`, `sms.rejected`, `sms.expired` and `sms.received`; others are taken and not read. Keys of
+MessageBird (rest.messagebird.com) are for `messagebird`; Bird's Channels API (api.bird.com, workspaces and
+channels) is a third one, and not spoken here.
 
-Guarantees: pure but for the clock that `receive` is given; a callback is read only after its
-MessageBird-Signature-JWT was checked (key, issuer, time, URL and body), or its token. The signature
-covers the URL as Bird called it, so `callback_url` must be what stands in Bird's settings. Our message
-id goes along as `reference`, which Bird repeats in reports but doesn't use against duplicates. One id
-stands for all segments of a text.
+Guarantees: pure but for the clock that `receive` is given; a callback is read only after its signature
+(Standard Webhooks) was checked and while it is at most 5 minutes off. Our message id goes along as
+`Idempotency-Key`, and as metadata that comes back in events. A 422 that names neither an error that we know
+nor a field may be about a key that came before with another body: `Unknown`. Our category goes along, Bird's
+smart encoding never does. No validity is sent: it is a preview that other workspaces are refused for. One id
+stands for all segments.
 
-Written from documentation alone, never run against Bird's service: everything here. The signature
-is checked against the vectors of MessageBird's own libraries (tests). The numbers of errors are those
-of the API reference; which of them a message may meet isn't said there, so `parameter` decides, too.
-Sources: https://developers.messagebird.com/api/sms-messaging/,
-https://developers.messagebird.com/api/#api-errors,
-https://developers.messagebird.com/docs/verify-http-requests,
-https://support.messagebird.com/hc/en-us/articles/360001869258-I-am-missing-my-delivery-reports.
+Never run against Bird's service. Requests, signatures, events and error documents are those of Bird's own library
+(messagebird-sdk 0.106.0: compared over loopback, and vectors in tests); what the library leaves to the service, the
+names of errors above all, follows its documentation strings alone, and how long a key is remembered isn't said.
+Source: https://pypi.org/project/messagebird-sdk/ (generated from Bird's OpenAPI).
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -44,7 +43,6 @@ from gateways.base import (
     Outcome,
     Receipt,
     Rejected,
-    Retry,
     Sink,
     State,
     Submission,
@@ -58,103 +56,127 @@ from gateways.provider import (
     HttpRequest,
     ProviderSettings,
     by_status,
-    called_back_at,
+    called_with,
     decoded,
     digits,
-    form_fields,
-    has_token,
     international,
     iso_unix_s,
     json_post,
-    json_value,
     parse_dsn,
     same,
     text,
     wrong,
 )
 
-MAX_REFERENCE = 128  # characters
-LEEWAY_S = 1  # of a token's times
-DIGESTS = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
+MAX_AGE_S = 300  # of a callback, either way
+INVALID = 422
+MESSAGEBIRD = "rest.messagebird.com"
 
-# `errors[0].code` of a refusal with a 4xx status.
-REJECTIONS: dict[int, str] = {
-    9: "invalid_request",  # missing parameter
-    10: "invalid_request",  # invalid parameter
-    21: "invalid_request",  # bad request
-    25: "no_credit",
-}
-RETRIES: dict[int, str] = {
-    2: "gateway_error",  # request not allowed: wrong access key
-    98: "gateway_error",  # the API couldn't be found: wrong host or path
-}
-# `errors[0].parameter`, where it says more than codes 9, 10 and 21 do.
-PARAMETERS: dict[str, str] = {
-    "recipient": "invalid_number",
-    "recipients": "invalid_number",
-    "originator": "invalid_sender",
-    "body": "content_rejected",
-    "validity": "invalid_validity",
-}
+CATEGORIES = {"otp": "authentication", "transactional": "transactional", "marketing": "marketing"}
 
-# `status` of a report.
+# `error.name` of a 422.
+NAMES: dict[str, str] = {
+    "SMSInvalidRecipient": "invalid_number",
+    "SMSSenderNotConfigured": "invalid_sender",
+    "SenderCategoryNotPermitted": "invalid_sender",  # the sender isn't registered for this category
+    "SMSUnsupportedFeature": "invalid_request",
+}
+# The field of a 422, in `error.param` or `error.details`, where the name says nothing.
+FIELDS: dict[str, str] = {
+    "to": "invalid_number",
+    "from": "invalid_sender",
+    "text": "content_rejected",  # more than 12 segments
+}
+# `error.code` of a message that was refused or failed.
+ERRORS: dict[str, str] = {
+    "invalid_destination": "invalid_number",
+    "landline_unreachable": "invalid_number",
+    "blocked_by_carrier": "blocked",
+    "blocked_by_fraud_protection": "blocked",
+    "blocked_by_recipient": "blocked",
+    "content_rejected": "content_rejected",
+    "sender_unregistered": "invalid_sender",
+    "recipient_opted_out": "opted_out",
+    "insufficient_balance": "no_credit",
+}
+REFUSED = frozenset({"rejected", "failed"})  # `status` of a message, in the answer already
+
+# `type` of an event.
 STATES: dict[str, State] = {
-    "scheduled": "accepted",
-    "sent": "enroute",
-    "buffered": "enroute",
-    "delivered": "delivered",
-    "expired": "expired",
-    "delivery_failed": "undelivered",
+    "sms.accepted": "accepted",
+    "sms.sent": "enroute",
+    "sms.delivered": "delivered",
+    "sms.undelivered": "undelivered",
+    "sms.failed": "undelivered",
+    "sms.rejected": "rejected",  # before the carrier
+    "sms.expired": "expired",
 }
+RECEIVED = "sms.received"
 
 
 class Settings(ProviderSettings, frozen=True):
     url: str
     authorization: str
-    signing_key: str
-    token: str
-    report_url: str
+    signing_secret: bytes
 
 
-class _Error(msgspec.Struct):
-    code: int = 0
-    parameter: str | None = None
+class _Detail(msgspec.Struct):
+    param: str = ""
 
 
-class _Answer(msgspec.Struct):
-    """The message, or errors."""
+class _Refusal(msgspec.Struct):
+    name: str | None = None
+    param: str | None = None
+    details: list[_Detail] | None = None
 
+
+class _Failure(msgspec.Struct):
+    code: str = ""
+
+
+class _Message(msgspec.Struct):
     id: str = ""
-    errors: list[_Error] = []
+    status: str = ""
+    error: _Failure | None = msgspec.field(default=None, name="last_error")
 
 
-class _Header(msgspec.Struct):
-    alg: str
+class _Refused(msgspec.Struct):
+    error: _Refusal
 
 
-class _Claims(msgspec.Struct):
-    iss: str
-    nbf: float
-    exp: float
-    url_hash: str
-    payload_hash: str = ""
+class _Data(msgspec.Struct):
+    id: str = msgspec.field(default="", name="sms_id")
+    to: str = ""
+    sender: str = msgspec.field(default="", name="from")
+    text: str | None = None
+    error: _Failure | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    timestamp: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     """See the module's docstring. Raises ValueError."""
-    dsn = parse_dsn(name, url, settings, extra=("signing_key", "token"))
+    dsn = parse_dsn(name, url, settings, extra=("signing_secret",))
     if not dsn.password:
-        raise wrong(name, "url", "needs :ACCESS_KEY before the host")
-    key, token = text(name, dsn.extra, "signing_key"), text(name, dsn.extra, "token")
-    if dsn.callback_url and not key and not token:
-        raise wrong(name, "signing_key", "or token is needed to know who calls back")
+        raise wrong(name, "url", "needs :API_KEY before the host")
+    if urlsplit(dsn.base_url).hostname == MESSAGEBIRD:
+        raise wrong(name, "url", "is MessageBird's API: write messagebird://")
+    secret = text(name, dsn.extra, "signing_secret")
+    if dsn.callback_url and not secret:
+        raise wrong(name, "signing_secret", "is needed to know who calls back")
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        raise wrong(name, "signing_secret", "must be whsec_ and base64") from None
     return Settings(
         dsn=dsn,
-        url=f"{dsn.base_url.rstrip('/')}/messages",
-        authorization=f"AccessKey {dsn.password}",
-        signing_key=key,
-        token=token,
-        report_url=called_back_at(dsn, token),
+        url=f"{dsn.base_url.rstrip('/')}/v1/sms/messages",
+        authorization=f"Bearer {dsn.password}",
+        signing_secret=key,
     )
 
 
@@ -166,34 +188,40 @@ def build(name: str, url: str, settings: Mapping[str, object], sink: Sink) -> Ga
 
 def request(settings: Settings, submission: Submission) -> HttpRequest:
     body: dict[str, object] = {
-        "recipients": [digits(submission.to)],
-        "originator": submission.sender,
-        "body": submission.text,
-        "datacoding": "unicode" if submission.encoding == "ucs2" else "plain",
-        "reference": submission.message_id[:MAX_REFERENCE],
+        "to": submission.to,
+        "text": submission.text,
+        "category": CATEGORIES[submission.category],
+        "metadata": {"message_id": submission.message_id},
+        "options": {"smart_encoding": False},  # it could make other segments of it than we counted
     }
-    if submission.validity_s is not None:
-        body["validity"] = max(submission.validity_s, 1)
-    if settings.report_url:
-        body["reportUrl"] = settings.report_url
-    return json_post(settings.url, {"Authorization": settings.authorization}, body)
+    if submission.sender:
+        body["from"] = international(submission.sender)
+    return json_post(
+        settings.url,
+        {"Authorization": settings.authorization, "Idempotency-Key": submission.message_id},
+        body,
+    )
 
 
 def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: bytes) -> Outcome:
-    """201 with an id is acceptance; 4xx with a code is looked up; all else goes by its status."""
-    answer = decoded(body, _Answer)
-    if answer is None:
-        return by_status(status, headers)
-    if status in (200, 201):
-        return Accepted(answer.id) if answer.id else Unknown("bad_answer", "no id")
-    error = answer.errors[0] if answer.errors else _Error()
-    raw = str(error.code or "")
-    if 400 <= status <= 499 and status != 429:
-        if error.code in RETRIES:
-            return Retry(RETRIES[error.code], raw)
-        if error.code in REJECTIONS:
-            return Rejected(PARAMETERS.get(error.parameter or "", REJECTIONS[error.code]), raw)
-    return by_status(status, headers, raw)
+    """202 with an id is acceptance; 422 is looked up by name, then by field; all else goes by its status."""
+    if 200 <= status <= 299:
+        message = decoded(body, _Message)
+        if message is None or not message.id:
+            return Unknown("bad_answer", f"HTTP {status}")
+        if message.status in REFUSED:
+            code = message.error.code if message.error is not None else ""
+            return Rejected(ERRORS.get(code, "rejected"), code or message.status)
+        return Accepted(message.id)
+    refused = decoded(body, _Refused)
+    error = refused.error if refused is not None else _Refusal()
+    name = error.name or ""
+    if status != INVALID:
+        return by_status(status, headers, name)
+    field = error.param or (error.details[0].param if error.details else "")
+    if name in NAMES or field:
+        return Rejected(NAMES.get(name) or FIELDS.get(field, "invalid_request"), name or field)
+    return Unknown("duplicate", f"HTTP {status} {name}".rstrip())
 
 
 def receive(
@@ -204,83 +232,48 @@ def receive(
     body: bytes,
     clock: Callable[[], float] = time.time,
 ) -> list[Receipt | Inbound]:
-    """One report (GET) or one inbound text (form, JSON or GET). Raises BadSignature, BadCallback."""
-    if not _is_authentic(settings, url, headers, body, clock()):
+    """One event: a message's state or an inbound text. Raises BadSignature, BadCallback."""
+    if not _is_signed(settings.signing_secret, headers, body, clock()):
         raise BadSignature
-    values = _values(method, url, headers, body)
-    message_id = values.get("id") or values.get("mid", "")
-    if not message_id:
-        raise BadCallback("id is missing")
-    if "status" in values:
-        error = values.get("statusErrorCode", "")
-        return [
-            Receipt(
-                gateway_message_id=message_id,
-                state=STATES.get(values["status"], "unknown"),
-                raw=values["status"],
-                error="" if error == "0" else error,
-                to=digits(values.get("recipient", "")),
-                done_at=iso_unix_s(values.get("statusDatetime", "")),
-            )
-        ]
-    content = values.get("body", values.get("message"))  # a short code's text is named otherwise
-    if content is None:
-        raise BadCallback("neither status nor body")
-    to = values.get("recipient") or values.get("shortcode", "")
-    return [Inbound(international(digits(values.get("originator", ""))), digits(to), content, message_id)]
+    event = called_with(body, _Event, "an event")
+    if event.type not in STATES and event.type != RECEIVED:
+        return []  # the workspace's other events are none of ours
+    data = called_with(bytes(event.data), _Data, "an SMS event")
+    if not data.id:
+        raise BadCallback("sms_id is missing")
+    if event.type == RECEIVED:
+        return [Inbound(international(digits(data.sender)), digits(data.to), data.text or "", data.id)]
+    code = data.error.code if data.error is not None else ""
+    return [
+        Receipt(
+            gateway_message_id=data.id,
+            state=STATES[event.type],
+            raw=event.type,
+            error=code,
+            to=digits(data.to),
+            sender=digits(data.sender),
+            done_at=iso_unix_s(event.timestamp),
+            opted_out=ERRORS.get(code) == "opted_out",
+        )
+    ]
 
 
 def reply(settings: Settings) -> HttpReply:
-    return HttpReply(200, {"Content-Type": "text/plain"}, b"OK")
+    return HttpReply(200)
 
 
-def is_signed(key: str, token: str, url: str, body: bytes, now_s: float) -> bool:
-    """Is this JWT (RFC 7519) by MessageBird, valid now, and for this URL and body?"""
-    signed, _, given = token.rpartition(".")
-    head, _, payload = signed.partition(".")
-    try:
-        header = msgspec.json.decode(_from_base64url(head), type=_Header)
-        claims = msgspec.json.decode(_from_base64url(payload), type=_Claims)
-        signature = _from_base64url(given)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+def signature(secret: bytes, message_id: str, stamp: str, body: bytes) -> str:
+    """Base64 of HMAC-SHA256 over `id.timestamp.body`, as Standard Webhooks has it."""
+    signed = f"{message_id}.{stamp}.".encode() + body
+    return base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
+
+
+def _is_signed(secret: bytes, headers: Mapping[str, str], body: bytes, now_s: float) -> bool:
+    """By one of the signatures in the header, with a timestamp that is near enough."""
+    stamp = headers.get("webhook-timestamp", "")
+    if not secret or re.fullmatch("[0-9]{1,12}", stamp) is None or abs(now_s - int(stamp)) > MAX_AGE_S:
         return False
-    if header.alg not in DIGESTS:
-        return False
-    if not same(hmac.digest(key.encode(), signed.encode(), DIGESTS[header.alg]), signature):
-        return False
-    return (
-        claims.iss == "MessageBird"
-        and claims.nbf - LEEWAY_S <= now_s <= claims.exp + LEEWAY_S
-        and same(hashlib.sha256(url.encode()).hexdigest(), claims.url_hash)
-        and same(hashlib.sha256(body).hexdigest() if body else "", claims.payload_hash)
-    )
-
-
-def _is_authentic(
-    settings: Settings, url: str, headers: Mapping[str, str], body: bytes, now_s: float
-) -> bool:
-    """Where a key is set, only its signature counts; the token in a URL is the weaker proof."""
-    if settings.signing_key:
-        jwt = headers.get("messagebird-signature-jwt", "")
-        return is_signed(settings.signing_key, jwt, url, body, now_s)
-    return has_token(settings.token, url)
-
-
-def _from_base64url(value: str) -> bytes:
-    """RFC 7515 section 2: without padding. Raises ValueError."""
-    return base64.b64decode(value + "=" * (-len(value) % 4), altchars="-_", validate=True)
-
-
-def _values(method: str, url: str, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
-    """The callback's fields, however it came. Raises BadCallback."""
-    if method == "GET":
-        return dict(form_fields(urlsplit(url).query))
-    if not headers.get("content-type", "").startswith("application/json"):
-        return dict(form_fields(body))
-    try:
-        value = json_value(body)
-    except ValueError:
-        raise BadCallback("not JSON") from None
-    if not isinstance(value, dict):
-        raise BadCallback("not an object")
-    return {name: str(v) for name, v in value.items() if isinstance(v, str | int)}
+    expected = signature(secret, headers.get("webhook-id", ""), stamp, body)
+    given = [one.partition(",") for one in headers.get("webhook-signature", "").split()]
+    matches = [version == "v1" and same(expected, value) for version, _, value in given]
+    return any(matches)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gateways import alibaba, aws, line, plivo, sinch, telnyx, tencent, twilio, vonage
+from gateways import alibaba, aws, bird, line, plivo, sinch, telnyx, tencent, twilio, vonage
 from gateways.base import Inbound
 from gateways.provider import BadSignature
 
@@ -145,3 +145,22 @@ def test_alibabacloud_tea_openapi_0_4_6(submission):
         f"ACS3-HMAC-SHA256 Credential=AKID,SignedHeaders={signed},"
         "Signature=72b7c8a4b919da9d692bf7a5c415e86bbaf3821c6950cecd6950a017add8ffeb"
     )
+
+
+def test_messagebird_sdk_0_106_0():
+    body = (
+        '{"type":"sms.received","timestamp":"2026-05-21T12:00:00Z","data":{"sms_id":"sms_01krdgeqcxet5s7t44vh8rt9mg",'
+        '"workspace_id":"ws_01krdgeqcxet5s7t44vh8rt9mg","to":"+12025550199","from":"+12025550101","text":"chào 👋",'
+        '"tags":null,"metadata":null,"requested_language":null,"resolved_language":null,"template_id":null,'
+        '"template_version_id":null,"template_content_hash":null,'
+        '"segments":{"count":1,"encoding":"UCS2","characters":6}}}'
+    ).encode()
+    settings = {"signing_secret": "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}
+    gateway = bird.parse("b", "bird://:k@us1.platform.bird.com", settings)
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": "1700000000",
+        "webhook-signature": "v1,uwQaxWr3PKXQHFcXhIC38VExRZ7Ka33VqR0g0J3vhX4=",
+    }
+    (text,) = bird.receive(gateway, "POST", "https://v.example", headers, body, lambda: 1_700_000_100)
+    assert text == Inbound("+12025550101", "12025550199", "chào 👋", "sms_01krdgeqcxet5s7t44vh8rt9mg")

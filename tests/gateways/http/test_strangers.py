@@ -22,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import gateways
-from gateways import http, line, plivo, sinch, twilio, vonage, zns
+from gateways import bird, http, line, plivo, sinch, twilio, vonage, zns
 
 PUBLIC = {"callback_url": "https://v.example.org"}
 URL = "https://v.example.org/v1/callbacks/g"
@@ -49,6 +49,12 @@ def _telnyx(body):
     now = str(int(time.time()))
     given = base64.b64encode(ED25519.sign(f"{now}|".encode() + body)).decode()
     return {"telnyx-timestamp": now, "telnyx-signature-ed25519": given}
+
+
+def _bird(body):
+    now = str(int(time.time()))
+    given = f"v1,{bird.signature(b's', 'm', now, body)}"
+    return {"webhook-id": "m", "webhook-timestamp": now, "webhook-signature": given}
 
 
 def _sinch(body):
@@ -82,8 +88,9 @@ KINDS = {
     ),
     "sinch": ("sinch://p:t@h.example", {"webhook_secret": "s"}, lambda _, body: _sinch(body)),
     "telnyx": ("telnyx://:k@h.example", {"public_key": ED25519_PUBLIC}, lambda _, body: _telnyx(body)),
-    "bird": (
-        "bird://:k@h.example",
+    "bird": ("bird://:k@h.example", {"signing_secret": "cw=="}, lambda _, body: _bird(body)),
+    "messagebird": (
+        "messagebird://:k@h.example",
         {"signing_key": "s"},
         lambda _, body: {"messagebird-signature-jwt": _jwt(URL, body)},
     ),
@@ -218,7 +225,7 @@ def test_without_one_nothing_gets_through(readers, kind, body, query, value):
         for name in (
             "x-twilio-signature", "x-plivo-signature-v3", "x-plivo-signature-v2", "x-sinch-webhook-signature",
             "telnyx-timestamp", "telnyx-signature-ed25519", "messagebird-signature-jwt", "x-line-signature",
-            "x-zevent-signature",
+            "webhook-signature", "x-zevent-signature",
         )
     }  # fmt: skip
     for method in ("GET", "POST", "PUT", "HEAD"):
@@ -235,6 +242,7 @@ def test_settings_that_could_not_tell_who_calls_are_refused(kind):
         "webhook_secret",
         "public_key",
         "signing_key",
+        "signing_secret",
         "channel_secret",
         "oa_secret",
     }

@@ -205,6 +205,19 @@ def bird() -> HTTP:
     return HTTP(
         "bird",
         ":key",
+        lambda form: form["text"],
+        (
+            lambda i: (202, {"id": f"sms_{i}", "status": "accepted"}),
+            (422, {"error": {"name": "SMSInvalidRecipient"}}),
+            (429, {"error": {}}),
+        ),
+    )
+
+
+def messagebird() -> HTTP:
+    return HTTP(
+        "messagebird",
+        ":key",
         lambda form: form["body"],
         (
             lambda i: (201, {"id": f"e8{i}"}),
@@ -367,6 +380,7 @@ KINDS = [
     sinch,
     telnyx,
     bird,
+    messagebird,
     aws,
     africastalking,
     alibaba,
