@@ -65,7 +65,7 @@ REJECTIONS: dict[int, str] = {
     405: "no_credit",
     406: "opted_out",  # the user is on the sender's blacklist
     407: "no_route",
-    409: "opted_out",  # the country's do-not-disturb list
+    409: "blocked",  # do not disturb: a promotional sender in Nigeria out of its hours
     502: "rejected",  # by the carrier
 }
 # 401 is held back for a look by a person, 500 and 501 are errors behind the API: all may go out yet.
@@ -84,6 +84,7 @@ STATES: dict[str, State] = {
     "Rejected": "rejected",
     "Expired": "expired",
 }
+OPTED_OUT = "userinblacklist"  # `failureReason`, of which the documentation knows two spellings
 
 
 class Settings(ProviderSettings, frozen=True):
@@ -180,6 +181,7 @@ def receive(
                 raw=values["status"],
                 error=values.get("failureReason", ""),
                 to=digits(values.get("phoneNumber", "")),
+                opted_out=values.get("failureReason", "").casefold() == OPTED_OUT,
             )
         ]
     if "text" not in values:

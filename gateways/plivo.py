@@ -20,6 +20,7 @@ https://www.plivo.com/docs/messaging/api/message/message-status-callbacks,
 https://www.plivo.com/docs/messaging/api/response,
 https://www.plivo.com/docs/messaging/troubleshooting/error-codes,
 https://support.plivo.com/hc/en-us/articles/14814454609561-Message-Expiry,
+https://support.plivo.com/support/solutions/articles/17000089602 (opted out),
 https://www.plivo.com/docs/messaging/concepts/signature-validation.
 """
 
@@ -78,6 +79,7 @@ STATES: dict[str, State] = {
     "failed": "rejected",
     "rejected": "rejected",  # before 2020
 }
+OPTED_OUT = "200"  # ErrorCode of a message to a person who had said STOP to that number of ours
 EXPIRED = "420"  # ErrorCode of a message that outlived its message_expiry in Plivo's queue
 
 V3 = "x-plivo-signature-v3"
@@ -163,6 +165,7 @@ def receive(
             error="" if error in ("000", "0") else error,
             to=to,
             sender=sender,
+            opted_out=error == OPTED_OUT,
         )
     ]
 

@@ -18,6 +18,7 @@ signature is checked against the vectors of Vonage's own libraries (tests).
 Sources: https://developer.vonage.com/en/api/sms,
 https://developer.vonage.com/en/messaging/sms/guides/troubleshooting-sms,
 https://developer.vonage.com/en/messaging/sms/guides/delivery-receipts,
+https://developer.vonage.com/en/opt-out-assist/guides/messaging-opted-out-numbers,
 https://developer.vonage.com/en/getting-started/concepts/signing-messages.
 """
 
@@ -104,6 +105,7 @@ STATES: dict[str, State] = {
     "rejected": "rejected",
     "unknown": "unknown",
 }
+OPTED_OUT = "9"  # `err-code`: the person asked not to get texts from that sender
 
 DIGESTS = ("md5hash", "md5", "sha1", "sha256", "sha512")
 
@@ -245,14 +247,16 @@ def _values(method: str, url: str, headers: Mapping[str, str], body: bytes) -> d
 
 
 def _receipt(values: Mapping[str, str]) -> Receipt:
+    error = values.get("err-code", "")
     return Receipt(
         gateway_message_id=values["messageId"],
         state=STATES.get(values["status"].lower(), "unknown"),
         raw=values["status"],
-        error="" if values.get("err-code") == "0" else values.get("err-code", ""),
+        error="" if error == "0" else error,
         to=digits(values.get("msisdn", "")),
         sender=values.get("to", ""),
         done_at=_scts(values.get("scts", "")),
+        opted_out=error == OPTED_OUT,
     )
 
 

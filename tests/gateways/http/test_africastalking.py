@@ -56,7 +56,7 @@ ANSWERS = {
     "number": (201, answer(403, "None"), Rejected("invalid_number", "403")),
     "no credit": (201, answer(405, "None"), Rejected("no_credit", "405")),
     "opted out": (201, answer(406, "None"), Rejected("opted_out", "406")),
-    "do not disturb": (201, answer(409, "None"), Rejected("opted_out", "409")),
+    "do not disturb": (201, answer(409, "None"), Rejected("blocked", "409")),
     "internal error": (201, answer(500, "None"), Unknown("server_error", "500")),
     "gateway error": (201, answer(501, "None"), Unknown("server_error", "501")),
     "a code we don't know": (201, answer(777, "None"), Rejected("rejected", "777")),
@@ -112,6 +112,12 @@ def test_report_states(status, reason, state):
     receipts, inbound, reply = call(REPORT | {"status": status, "failureReason": reason})
     assert receipts == [Receipt(ID, state, status, reason, to="254711000111")]
     assert (inbound, reply.status) == ([], 200)
+
+
+@pytest.mark.parametrize("reason", ["UserInBlackList", "UserInBlacklist"])
+def test_a_person_on_the_senders_blacklist_is_told_of(reason):
+    ((receipt,), _, _) = call(REPORT | {"status": "Failed", "failureReason": reason})
+    assert (receipt.state, receipt.opted_out) == ("undelivered", True)
 
 
 def test_inbound():

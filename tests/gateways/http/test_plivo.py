@@ -135,6 +135,11 @@ def test_status_callback(status, code, state, version):
     assert (inbound, reply.status) == ([], 200)
 
 
+def test_a_person_who_said_stop_to_plivo_is_told_of():
+    ((receipt,), _, _) = call(STATUS | {"Status": "failed", "ErrorCode": "200"})
+    assert (receipt.state, receipt.opted_out) == ("rejected", True)
+
+
 def test_a_part_of_a_long_text_reports_on_the_whole():
     ((receipt,), _, _) = call(STATUS | {"Status": "sent", "MessageUUID": "part", "ParentMessageUUID": ID})
     assert receipt.gateway_message_id == ID

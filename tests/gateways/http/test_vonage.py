@@ -173,6 +173,7 @@ def test_inbound(way):
 def test_receipt_states(status, code, state):
     ((receipt,), _, _) = call(RECEIPT | {"status": status, "err-code": code}, "form")
     assert (receipt.state, receipt.raw, receipt.error) == (state, status, "" if code == "0" else code)
+    assert receipt.opted_out is (code == "9")
 
 
 @pytest.mark.parametrize("forged", [{"secret": "guess"}, {"digest": "md5hash"}])
