@@ -82,6 +82,8 @@ class Fleet:
         self.open: dict[str, Open] = {}
         self._reopening = asyncio.Lock()
         self._sharing = asyncio.Lock()  # a new configuration and the timer must not open a gateway at once
+        self._leaving: list[Gateway] = []  # drained since they are configured no more
+        self._closed = False
         self._rates: dict[str, int] = {}
         self._siblings: dict[int, tuple[int, ...]] = {}
         self._stale: frozenset[str] = frozenset()  # open, and no longer as they are configured
@@ -122,14 +124,16 @@ class Fleet:
         """Open what is new, drain what is no more, both where something changed. Takes as long as they drain."""
         async with self._reopening:
             wanted = self._wanted()
-            leaving = []
             for name, held in list(self.open.items()):
                 if _differs(held, wanted.get(name)):
                     del self.open[name]
-                    leaving.append(held.gateway.close(DRAIN_S))
+                    self._leaving.append(held.gateway)
                 else:
                     held.row = wanted[name]
-            await asyncio.gather(*leaving)
+            await asyncio.gather(*(gateway.close(DRAIN_S) for gateway in self._leaving))
+            self._leaving.clear()
+            if self._closed:
+                return
             for name, row in wanted.items():
                 if name not in self.open:
                     try:
@@ -157,13 +161,18 @@ class Fleet:
                 if held.binds:  # another number of binds is another gateway: the old one drains
                     await held.gateway.close(DRAIN_S)
                     held.gateway = make(held.row.name, held.row.url, held.row.settings, self._sink)
+                if self._closed:
+                    return
                 held.binds = mine
                 await held.gateway.open(mine)
                 if not fewer:
                     break
 
     async def close(self, drain_s: float) -> None:
-        await asyncio.gather(*(held.gateway.close(drain_s) for held in self.open.values()))
+        """Drain all, those that are leaving too; what is under way elsewhere opens nothing any more."""
+        self._closed = True
+        closing = [*(held.gateway for held in self.open.values()), *self._leaving]
+        await asyncio.gather(*(gateway.close(drain_s) for gateway in closing))
         self.open.clear()
 
     def binds(self) -> list[BindStatus]:

@@ -193,15 +193,19 @@ class Worker:
             stopped.cancel()
 
     async def close(self) -> None:
-        """Let requests end for DRAIN_S, write what came of them, and end the rest."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=DRAIN_S)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(Exception):  # tried again after its lease
-            await self._record()
-        await self._session.close()
+        """Let requests end for DRAIN_S (being cancelled cuts that short), write what came of them, end the rest."""
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=DRAIN_S)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            try:
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                with contextlib.suppress(Exception):  # tried again after its lease
+                    await self._record()
+            finally:
+                await self._session.close()
 
     async def _round(self) -> bool:
         """Record, claim, begin; whether there may be more to do at once."""

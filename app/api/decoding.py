@@ -41,6 +41,33 @@ def decode(raw: bytes, decoder: Callable[[bytes], Decoded]) -> Decoded:
     return found
 
 
+def demand_json(raw: bytes, declared: str | None) -> None:
+    """Whether the framework may read this body as JSON: it would say of nothing but the syntax where it is bad, and
+    would take NaN, NUL and half characters. Raises Problem (400, 415, 422)."""
+    demand_media(declared)
+    if _deeper(decode(raw, msgspec.json.decode), limits.MAX_DEPTH):
+        raise _too_deep()
+
+
+def demand_media(declared: str | None) -> None:
+    """415 for a body that isn't declared as JSON."""
+    media = (declared or "").partition(";")[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise Problem(415, "unsupported_media_type", "send application/json")
+
+
+def _deeper(document: Any, most: int) -> bool:
+    level = [document] if isinstance(document, dict | list) else []
+    for _ in range(most):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
+
+
 def escaped(raw: bytes, name: str) -> bytes:
     """The JSON object with each item of the list `name` as a string that holds its JSON: so that an item which
     the decoder can't read at all (a lone surrogate in it) hinders no other. `unescaped` gives an item back."""
@@ -158,7 +185,7 @@ def _malformed(raw: bytes) -> Problem:
     for pointer, string in strings(document):
         if _SURROGATE.search(string):
             return field_problem(pointer, "lone_surrogate", "half of a surrogate pair")
-    return Problem(400, "malformed_json", "the body is not JSON: NaN and infinity are none")
+    return Problem(400, "malformed_json", "the body is not JSON: it has a number that is none, or beyond all")
 
 
 def _depth(text: str) -> int:

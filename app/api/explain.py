@@ -67,6 +67,7 @@ async def explain(request: Request, caller: Sender) -> Response:
     gateway, sender, encoding, segments, price; and if it is held, until when. Nothing is sent and nothing counted.
     """
     context = context_of(request)
+    decoding.demand_media(request.headers.get("content-type"))
     raw = await request.body()
     several = decoding.decode(raw, msgspec.json.Decoder(_Several).decode).recipients is not msgspec.UNSET
     posted: wire.PostMessage | wire.PostBatch

@@ -35,6 +35,7 @@ from starlette.types import Message, Receive
 
 from app.api import openapi
 from app.api.auth import Required, Scope, caller_from
+from app.api.decoding import demand_json
 from app.api.problems import Problem
 from app.store import idempotency
 from app.store.engine import Database
@@ -115,16 +116,22 @@ class IdempotentRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
         scopes = self._scopes()
+        has_body = self.body_field is not None
 
         async def idempotent(request: Request) -> Response:
             raw = request.headers.get(HEADER)
-            if raw is None or request.method != "POST":
+            keyed = raw is not None and request.method == "POST"
+            if not keyed and not has_body:
                 return await handle(request)
-            key = checked_key(raw)
-            assert key is not None
             caller = await caller_from(request)
             for scope in scopes:
                 caller.demand(scope)
+            if has_body and (body := await request.body()):
+                demand_json(body, request.headers.get("content-type"))
+            if not keyed:
+                return await handle(request)
+            key = checked_key(raw)
+            assert key is not None
             slot = slot_of(caller.tenant_id, caller.hash_key, f"POST {request.url.path}", key)
             return await self._once(request.app.state.context.database, slot, handle, request)
 

@@ -22,6 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
@@ -126,6 +127,8 @@ def problem_of(error: BaseException) -> Problem:
         return error
     if isinstance(error, HTTPException):
         return _of_http(error)
+    if isinstance(error, ClientDisconnect):
+        return Problem(400, "incomplete_body", "the body ended early")  # which nobody reads
     cause = getattr(error, "orig", None) or error
     if lost_infrastructure(error):
         log.warning("database unavailable", extra={"error": type(cause).__name__})
@@ -166,6 +169,11 @@ _PYDANTIC = {
     "string_too_short": "too_short",
     "too_long": "too_long",
     "too_short": "too_short",
+    "invalid_time": "invalid_time",  # ours
+    "timezone_aware": "invalid_time",
+    "datetime_parsing": "invalid_time",
+    "datetime_from_date_parsing": "invalid_time",
+    "datetime_object_invalid": "invalid_time",
     "json_invalid": "malformed_json",
     "json_type": "malformed_json",
     "greater_than": "out_of_range",
@@ -199,7 +207,10 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 def _allowed(app: FastAPI, scope: Mapping[str, Any]) -> set[str]:
-    """Every method that the path answers to: the framework names those of the first route alone (RFC 9110, 10.2.1)."""
+    """Every method that the path answers to: the framework names those of the first route alone (RFC 9110, 10.2.1).
+    A path with a route of its own (`/v1/consents/bulk`) has that route's methods, though others would match it."""
+    if own := app.openapi()["paths"].get(scope["path"]):
+        return {method.upper() for method in own}
     found = {method for method, path in app.state.hot if path == scope["path"]}
     for method in _METHODS:
         asked = {**scope, "method": method}
@@ -223,5 +234,6 @@ def install(app: FastAPI) -> None:
 
     app.add_exception_handler(Problem, problem)
     app.add_exception_handler(HTTPException, problem)
+    app.add_exception_handler(ClientDisconnect, problem)
     app.add_exception_handler(RequestValidationError, validation)
     app.add_exception_handler(Exception, problem)

@@ -17,12 +17,13 @@ import asyncpg
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 
 from app.api import cursors, limits, openapi, views, wire
 from app.api.auth import Caller, require
 from app.api.context import Context
-from app.api.decoding import decode
+from app.api.decoding import decode, demand_json
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.domain import ids
@@ -162,10 +163,13 @@ async def _ask_back(driver: asyncpg.Connection, message: Stored) -> bool:
 async def change_of(request: Request) -> wire.Change:
     """The optional body of a change. Raises Problem."""
     raw = await request.body()
-    change = decode(raw, wire.decode_change) if raw.strip() else wire.Change()
-    return change
+    if not raw.strip():
+        return wire.Change()
+    demand_json(raw, request.headers.get("content-type"))
+    return decode(raw, wire.decode_change)
 
 
+NO_TIME = "invalid_time"
 _WRITTEN = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d")
 
 
@@ -173,7 +177,7 @@ def _rfc3339(value: object) -> object:
     """A time as RFC 3339 writes it: pydantic would take seconds, too. A plus sign that was not escaped in
     the URL arrives as a space."""
     if not isinstance(value, str) or not _WRITTEN.match(value):
-        raise ValueError("a time as in RFC 3339 with its offset from UTC is expected")
+        raise PydanticCustomError(NO_TIME, "a time as in RFC 3339 with its offset from UTC is expected")
     return value.replace(" ", "+")
 
 

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import field_problem
-from app.api.reading import context_of, json
+from app.api.reading import Moment, context_of, json
 from app.domain.message import Category, State
 from app.store import reports
 
@@ -31,8 +31,8 @@ class ReportQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    start: AwareDatetime | None = None
-    end: AwareDatetime | None = None
+    start: Moment | None = None
+    end: Moment | None = None
     group_by: str = ""  # names of reports.GROUPS, separated by commas
     campaign: str | None = None
     region: str | None = None

@@ -202,7 +202,8 @@ async def load(driver: asyncpg.Connection) -> Config:
         currencies = await driver.fetch("SELECT * FROM currencies ORDER BY code")
         packs = await country_packs(driver)
         tenants = await driver.fetch(
-            "SELECT id, settings->'countries' AS countries FROM tenants WHERE settings ? 'countries'"
+            "SELECT id, settings->'countries' AS countries FROM tenants"
+            " WHERE jsonb_typeof(settings->'countries') = 'object'"
         )
     return Config(
         version,
@@ -212,7 +213,7 @@ async def load(driver: asyncpg.Connection) -> Config:
         tuple(Sender(**_with_tuples(row, "registered")) for row in senders),
         tuple(Currency(**row) for row in currencies),
         packs,
-        {row["id"]: msgspec.json.decode(row["countries"]) for row in tenants},
+        {row["id"]: row["countries"] for row in tenants},
     )
 
 

@@ -57,6 +57,7 @@ class Database:
             max_overflow=0,
             pool_pre_ping=False,
             pool_timeout=COMMAND_TIMEOUT_S,
+            hide_parameters=True,  # in what its errors say, which is logged
             connect_args={
                 "server_settings": {"application_name": name, "timezone": "UTC", "jit": "off"},
                 "command_timeout": COMMAND_TIMEOUT_S,

@@ -141,13 +141,16 @@ async def create_organisation(
 async def change_organisation(
     connection: AsyncConnection, organisation_id: int, values: dict[str, Any], by: By
 ) -> Stored | None:
-    """Set its name or budget; None when there is no such organisation."""
+    """Set its name or budget; None when there is no such organisation. Raises config.Exists."""
     await config.begin(connection)
     table = tables.organisations
     before = await read_organisation(connection, organisation_id)
     if before is None:
         return None
     if values:
+        taken = select(table.c.id).where(table.c.name == values.get("name"), table.c.id != organisation_id)
+        if await connection.scalar(taken) is not None:
+            raise config.Exists(f"organisation/{organisation_id}")
         await connection.execute(update(table).where(table.c.id == organisation_id).values(**values))
     await audit.record(
         connection,

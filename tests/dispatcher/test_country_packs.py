@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from app.domain.message import State
-from app.store import config
+from app.store import config, tenants
 from app.store.config import COUNTRY_PACK
 from dispatcher import inbound
 from gateways.base import Inbound
@@ -53,6 +53,20 @@ async def test_a_changed_pack_holds_without_a_restart_and_a_bad_one_changes_noth
     await put(world, "not TOML")
     await until(lambda: shelf.version != version)
     assert desk.packs.version == new
+
+
+async def test_a_tenants_own_hours_hold_without_a_restart_and_for_it_alone(world: World) -> None:
+    local = await world.start()
+    opens = (datetime.now(UTC) + timedelta(hours=3)).replace(second=0, microsecond=0)
+    hours = [[f"{opens:%H:%M}", f"{opens + timedelta(minutes=10):%H:%M}"]]
+    terms = {"countries": {"GB": {"windows": {"holidays": "open", "daily": hours}}}}
+    async with world.database.begin() as connection:
+        await tenants.change(connection, 1, None, terms, BY)
+    await until(lambda: 1 in local.process.dispatcher.desk._terms)
+    (own,) = await world.accept([GB], land="GB")
+    (other,) = await world.accept([LONDON], land="GB", tenant=2)
+    await world.until_state(other, State.delivered)
+    assert (await world.until_state(own, State.deferred)).reason == "quiet_hours"
 
 
 async def test_an_operators_own_opt_out_words_stop(

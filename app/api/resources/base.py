@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import Query, Request
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from app.api import cursors, limits, openapi
+from app.api import cursors, limits, openapi, reading
 from app.api.auth import Caller
 from app.api.problems import FieldError, Problem
 from app.api.reading import context_of
@@ -49,13 +49,15 @@ def _within_reach(value: datetime) -> datetime:
     return value
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_within_reach)]
+Moment = Annotated[reading.Moment, AfterValidator(_within_reach)]
+Whole = Annotated[int, Field(strict=True)]  # of a body: no "1", no true
+Flag = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, AfterValidator(_storable)]
 Line = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
 Reason = Annotated[Text, StringConstraints(min_length=1, max_length=500)]
 Number = Annotated[Text, StringConstraints(max_length=64)]
 Version = Annotated[
-    int | None,
+    Whole | None,
     Field(ge=1, le=MAX_INT, description="The version that was read; another one now is a 409."),
 ]
 Limit = Annotated[int, Query(ge=1, le=limits.MAX_PAGE)]

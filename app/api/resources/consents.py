@@ -16,13 +16,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from app import notices, rules
 from app.api import limits
 from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
+from app.api.reading import Moment as Written
 from app.api.reading import context_of
 from app.api.resources import exports
 from app.api.resources.base import (
@@ -33,6 +34,7 @@ from app.api.resources.base import (
     Number,
     Strict,
     Text,
+    Whole,
     after,
     changing,
     e164,
@@ -79,7 +81,7 @@ class Confirm(Strict):
 
     sender: Annotated[Text, Field(max_length=20)]
     language: Annotated[Text, Field(max_length=35)] | None = None
-    within_s: Annotated[int, Field(ge=60, le=MAX_ASKED_S)] = 86_400
+    within_s: Annotated[Whole, Field(ge=60, le=MAX_ASKED_S)] = 86_400
 
 
 class NewConsent(Strict):
@@ -96,8 +98,8 @@ class NewConsent(Strict):
     kind: Kind = "express"
     source: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
     evidence: dict[str, Any] = Field(default_factory=dict)
-    at: AwareDatetime | None = None
-    expires_at: AwareDatetime | None = None
+    at: Written | None = None
+    expires_at: Written | None = None
     confirm: Confirm | None = None
 
 

@@ -16,7 +16,7 @@ from app.api.explaining import NoSink
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import FieldError, Problem
 from app.api.reading import context_of
-from app.api.resources.base import PROBLEMS, Change, Text, by, changing, demand_operator, given
+from app.api.resources.base import PROBLEMS, Change, Flag, Text, Whole, by, changing, demand_operator, given
 from app.domain import health
 from app.domain.masking import mask_settings, mask_url, same_place, unmask_settings, unmask_url
 from app.queue import health as shared
@@ -60,8 +60,8 @@ class NewGateway(Change):
     name: Text
     url: Url
     settings: dict[str, Any] = Field(default_factory=dict)
-    rate: int | None = None
-    enabled: bool = True
+    rate: Whole | None = None
+    enabled: Flag = True
     currency: Text | None = None
     health: dict[str, Any] = Field(default_factory=dict)
 
@@ -71,8 +71,8 @@ class GatewayChange(Change):
 
     url: Url | None = None
     settings: dict[str, Any] | None = None
-    rate: int | None = None
-    enabled: bool | None = None
+    rate: Whole | None = None
+    enabled: Flag | None = None
     currency: Text | None = None
     health: dict[str, Any] | None = None
 

@@ -18,7 +18,18 @@ from app.api.auth import Caller, Scope, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of, identifier
-from app.api.resources.base import MAX_INT, NO_STORE, PROBLEMS, Line, Reason, Strict, by, demand_operator
+from app.api.resources.base import (
+    MAX_INT,
+    NO_STORE,
+    PROBLEMS,
+    Flag,
+    Line,
+    Reason,
+    Strict,
+    Whole,
+    by,
+    demand_operator,
+)
 from app.store import audit, keys, tenants
 from app.store.engine import driver_in
 
@@ -58,15 +69,15 @@ class NewKey(Strict):
 
     name: Line
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=5)]
-    test: bool = False
-    tenant_id: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
+    test: Flag = False
+    tenant_id: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     reason: Reason = "created over the API"
 
 
 class Rotation(Strict):
     """For how long the old key goes on beside the new one."""
 
-    overlap_s: Annotated[int, Field(ge=0, le=30 * 86_400)] = 86_400
+    overlap_s: Annotated[Whole, Field(ge=0, le=30 * 86_400)] = 86_400
     reason: Reason = "rotated over the API"
 
 

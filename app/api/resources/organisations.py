@@ -25,8 +25,10 @@ from app.api.resources.base import (
     Line,
     Reason,
     Strict,
+    Whole,
     after,
     by,
+    changing,
     demand_operator,
     given,
     place,
@@ -45,10 +47,10 @@ class Budget(Strict):
     The last `reserved` of them are for texts of priority `reserved_priority` and more urgent ones (0 is first).
     """
 
-    max: Annotated[int, Field(ge=1, le=MAX_CONTACTS)]
-    per_s: Annotated[int, Field(ge=1, le=MAX_WINDOW_S)]
-    reserved: Annotated[int, Field(ge=0, le=MAX_CONTACTS)] = 0
-    reserved_priority: Annotated[int, Field(ge=0, le=9)] = 0
+    max: Annotated[Whole, Field(ge=1, le=MAX_CONTACTS)]
+    per_s: Annotated[Whole, Field(ge=1, le=MAX_WINDOW_S)]
+    reserved: Annotated[Whole, Field(ge=0, le=MAX_CONTACTS)] = 0
+    reserved_priority: Annotated[Whole, Field(ge=0, le=9)] = 0
 
     @model_validator(mode="after")
     def _some_for_all(self) -> Budget:
@@ -149,9 +151,10 @@ async def change_organisation(
     if values.get("budget") is not None:
         values["budget"] = values["budget"].model_dump()
     async with context_of(request).database.begin() as connection:
-        changed = await tenant_rules.change_organisation(
-            connection, organisation_id, values, by(caller, body.reason)
-        )
+        with changing():
+            changed = await tenant_rules.change_organisation(
+                connection, organisation_id, values, by(caller, body.reason)
+            )
         if changed is None:
             raise Problem(404, "not_found", "there is no such organisation")
         return await _view(connection, changed)

@@ -14,9 +14,11 @@ from app.api.reading import context_of
 from app.api.resources.base import (
     PROBLEMS,
     Change,
+    Flag,
     Number,
     Reason,
     Text,
+    Whole,
     by,
     changing,
     demand_operator,
@@ -52,9 +54,9 @@ class RegionPage(BaseModel):
 class RegionChange(Change):
     """What is left out stays. `rate` is in segments a second, in any sliding second; null or 0: no limit."""
 
-    rate: int | None = None
+    rate: Whole | None = None
     prefixes: Annotated[list[Text], Field(max_length=config.MAX_PREFIXES)] | None = None
-    paused: bool | None = None
+    paused: Flag | None = None
     test_numbers: (
         Annotated[
             list[Number],

@@ -19,6 +19,7 @@ from app.api.resources.base import (
     Change,
     Reason,
     Text,
+    Whole,
     by,
     changing,
     demand_operator,
@@ -31,7 +32,7 @@ from app.store.config import ROUTE
 router = APIRouter(tags=["routes"], route_class=IdempotentRoute, responses=PROBLEMS)
 Operator = Annotated[Caller, Depends(require("operate"))]
 RouteId = Annotated[int, Path(ge=1, le=MAX_INT)]
-Position = Annotated[int, Field(ge=1, le=MAX_INT, description="From 1; later routes move on.")]
+Position = Annotated[Whole, Field(ge=1, le=MAX_INT, description="From 1; later routes move on.")]
 Gateways = Annotated[list[Text], Field(min_length=1, max_length=50, description="By preference.")]
 Strategy = Annotated[
     Literal["preference", "weight", "cost"],
@@ -80,7 +81,7 @@ class NewRoute(Change):
     weights: Weights = Field(default_factory=list)
     category: CategoryName | None = None
     sender: From | None = None
-    tenant_id: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
+    tenant_id: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     position: Position | None = None
 
 
@@ -93,7 +94,7 @@ class RouteChange(Change):
     weights: Weights | None = None
     category: CategoryName | None = None
     sender: From | None = None
-    tenant_id: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
+    tenant_id: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     position: Position | None = None
 
 

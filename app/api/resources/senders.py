@@ -14,7 +14,7 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem
 from app.api.reading import context_of
-from app.api.resources.base import PROBLEMS, Change, Reason, Text, by, changing, given
+from app.api.resources.base import PROBLEMS, Change, Reason, Text, Whole, by, changing, given
 from app.store import config, tenants
 from app.store.config import SENDER
 
@@ -63,7 +63,7 @@ class NewSender(Change):
     """
 
     address: Text
-    rate: int | None = None
+    rate: Whole | None = None
     registered: Countries = Field(default_factory=list)
     signature: Signature = ""
     brand: Annotated[Text, Field(max_length=64)] | None = None
@@ -72,7 +72,7 @@ class NewSender(Change):
 class SenderChange(Change):
     """What is left out stays; a brand of null is taken away."""
 
-    rate: int | None = None
+    rate: Whole | None = None
     registered: Countries | None = None
     signature: Signature | None = None
     brand: Annotated[Text, Field(max_length=64)] | None = None

@@ -14,7 +14,7 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of
-from app.api.resources.base import MAX_INT, PROBLEMS, Cursor, Limit, Strict, Text, after, place
+from app.api.resources.base import MAX_INT, PROBLEMS, Cursor, Flag, Limit, Strict, Text, after, place
 from app.domain.template import TemplateError, parse
 from app.store import templates
 
@@ -62,7 +62,7 @@ class NewVersion(Strict):
 
     body: Body
     variables: Variables | None = None
-    smart_encoding: bool = False
+    smart_encoding: Flag = False
 
 
 class NewTemplate(NewVersion):

@@ -19,11 +19,13 @@ from app.api.resources.base import (
     MAX_INT,
     PROBLEMS,
     Cursor,
+    Flag,
     Limit,
     Line,
     Reason,
     Strict,
     Text,
+    Whole,
     after,
     by,
     changing,
@@ -43,8 +45,8 @@ _FILTERS = "tenants"
 class ContactLimit(Strict):
     """At most `max` marketing texts to one person in any `per_s` seconds."""
 
-    max: Annotated[int, Field(ge=1, le=MAX_CONTACTS)]
-    per_s: Annotated[int, Field(ge=1, le=MAX_WINDOW_S)]
+    max: Annotated[Whole, Field(ge=1, le=MAX_CONTACTS)]
+    per_s: Annotated[Whole, Field(ge=1, le=MAX_WINDOW_S)]
 
 
 Clock = Annotated[str, Field(pattern=r"^([01]\d|2[0-4]):[0-5]\d$")]
@@ -102,7 +104,7 @@ class Settings(Strict):
     brand: Annotated[Text, Field(min_length=1, max_length=60)] | None = None
     contact: Annotated[Text, Field(min_length=1, max_length=100)] | None = None
     max_segments: Annotated[
-        int | None,
+        Whole | None,
         Field(
             ge=1,
             le=limits.MAX_SEGMENTS,
@@ -115,9 +117,9 @@ class Settings(Strict):
     stop_scope: StopScope | None = None
     frequency_cap: ContactLimit | None = None
     campaign_cap: ContactLimit | None = None
-    duplicate_window_s: Annotated[int, Field(ge=0, le=MAX_WINDOW_S)] | None = None
-    duplicate_otp: bool | None = None
-    organisation: Annotated[int, Field(ge=1, le=MAX_INT)] | None = None
+    duplicate_window_s: Annotated[Whole, Field(ge=0, le=MAX_WINDOW_S)] | None = None
+    duplicate_otp: Flag | None = None
+    organisation: Annotated[Whole, Field(ge=1, le=MAX_INT)] | None = None
     callback_http_hosts: (
         Annotated[
             list[Annotated[Text, Field(max_length=253)]],

@@ -17,7 +17,7 @@ from app.api.context import Context
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import field_problem
 from app.api.reading import context_of
-from app.api.resources.base import PROBLEMS, Strict, Text
+from app.api.resources.base import PROBLEMS, Flag, Strict, Text, Whole
 from app.domain import estimate, smart
 from app.domain.message import Category
 from app.domain.routing import Asked
@@ -49,12 +49,12 @@ class Estimate(Strict):
     template: Annotated[Text, Field(max_length=limits.MAX_TEMPLATE_CHARS)] | None = None
     variables: Variables = Field(default_factory=dict)
     recipients: Annotated[list[Recipient], Field(max_length=MAX_ESTIMATED)] = Field(default_factory=list)
-    recipient_count: Annotated[int, Field(ge=1, le=100_000_000)] = 1
+    recipient_count: Annotated[Whole, Field(ge=1, le=100_000_000)] = 1
     country: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] | None = None
     gateway: Annotated[Text, Field(max_length=64)] | None = None
     category: Literal["otp", "transactional", "marketing"] = "transactional"
-    smart_encoding: bool = False
-    shift_tables: bool = False
+    smart_encoding: Flag = False
+    shift_tables: Flag = False
 
     @model_validator(mode="after")
     def _one_text(self) -> Estimate:

@@ -19,10 +19,12 @@ from app.api.resources.base import (
     NO_STORE,
     PROBLEMS,
     Cursor,
+    Flag,
     Limit,
     Moment,
     Strict,
     Text,
+    Whole,
     after,
     by,
     given,
@@ -91,13 +93,13 @@ class EndpointChange(Strict):
 
     url: Url | None = None
     events: Events | None = None
-    enabled: bool | None = None
+    enabled: Flag | None = None
 
 
 class Rotation(Strict):
     """For how long the old secret signs beside the new one."""
 
-    overlap_s: Annotated[int, Field(ge=0, le=30 * 86_400)] = webhook_endpoints.OVERLAP_S
+    overlap_s: Annotated[Whole, Field(ge=0, le=30 * 86_400)] = webhook_endpoints.OVERLAP_S
 
 
 class Delivery(BaseModel):
