@@ -328,6 +328,7 @@ class Process:
                 continue
             again = True
             self.metrics.gauges["attached"] = 1.0
+            self.metrics.gauges["epoch"] = float(self.queue.epoch)
             self.dispatcher.attached.set()
             attached_at = time.monotonic()
             await self.dispatcher.lost.wait()

@@ -79,7 +79,15 @@ class Metrics(Collector):
         self.epochs_built = 0
         self.leases_retaken = 0
         self.refused_parcels = 0
-        self.gauges: dict[str, float] = {"attached": 0.0, "clock_skew_seconds": 0.0, "parcels_in_flight": 0.0}
+        self.gauges: dict[str, float] = {
+            "attached": 0.0,
+            "clock_skew_seconds": 0.0,
+            "parcels_in_flight": 0.0,
+            # When it last happened, as Unix time, 0: not in this process. What happens seconds after a start is in a
+            # counter's first sample already, and no increase of it: alerts ask these.
+            "lease_retaken_timestamp_seconds": 0.0,
+            "parcels_reoffered_timestamp_seconds": 0.0,
+        }
         self.lanes: dict[str, tuple[int, int, int]] = {}
         self.accounting: dict[str, float] = {}
         self.differences: dict[str, float] = {}  # promise 1's sides by tallies, less by rows

@@ -174,6 +174,7 @@ class Sweeper:
         if not await dispatch.end_silent(driver, dead):
             return
         self._metrics.leases_retaken += 1
+        self._metrics.gauges["lease_retaken_timestamp_seconds"] = time.time()
         log.warning(
             "lease %d is dead (%s): taking over its work", dead.lease_id, "hung" if dead.held else "gone"
         )
@@ -291,6 +292,8 @@ class Sweeper:
             after = page[-1][0]
         self._metrics.accounting["missing_in_redis"] = float(missing_in_all)
         self._metrics.reoffered_parcels += missing_in_all
+        if missing_in_all:
+            self._metrics.gauges["parcels_reoffered_timestamp_seconds"] = time.time()
 
     async def _account(self) -> None:
         async with (
