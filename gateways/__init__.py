@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from app.domain.text import PLAIN, Coding
+from app.domain.text import Coding
 from gateways.base import Gateway, Sink
 
 _SCHEME = re.compile(r"([a-z][a-z0-9]*)(?:\+[a-z0-9]+)?:")
@@ -42,7 +42,8 @@ def codings(url: str, settings: Mapping[str, Any] | None = None) -> tuple[Coding
     if hasattr(kind, "codings_of"):
         found: tuple[Coding, Coding] = kind.codings_of(url, settings or {})
         return found
-    return PLAIN, PLAIN
+    coding: Coding = kind.parse("", url, settings or {}).dsn.coding
+    return coding, coding
 
 
 def takes_back(url: str, settings: Mapping[str, Any] | None = None) -> bool:

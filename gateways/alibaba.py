@@ -5,9 +5,10 @@
 Takes templates, not texts: see `gateways.templates` for `template`, `template_parameter` (here
 `content` by default) and `templates`, written with `${name}`. Other options, beside those of every HTTP
 gateway: `sign_name`, the approved signature; without it the message's sender is taken for it. A text
-that begins with it in `【】` is sent without, since Alibaba puts it there itself. `token`, needed when
-callbacks are used: Alibaba signs none, so this secret stands in the query of their URL (keep it out of
-access logs). Set SmsReport and SmsUp in the console to `{callback_url}/v1/callbacks/{gateway}?token=…`.
+that begins with it in `【】` is sent without, since Alibaba puts it there itself. Segments are counted as
+China's carriers bill them, 70 characters of whatever letters (`ucs2_only=false` for texts abroad).
+`token`, needed when callbacks are used: Alibaba signs none, so this secret stands in the query of their URL
+(keep it out of access logs). Set SmsReport and SmsUp in the console to `{callback_url}/v1/callbacks/{gateway}?token=…`.
 
 Guarantees: pure but for clock and nonce that `request` is given; requests are signed by ACS3-HMAC-SHA256
 (signature V3), fields in the query as Alibaba's own library has them; a callback is read only after its
@@ -149,7 +150,8 @@ class _Event(msgspec.Struct):
 
 def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     """See the module's docstring. Raises ValueError."""
-    dsn = parse_dsn(name, url, settings, extra=("sign_name", "token", *templates.KEYS))
+    keys = ("sign_name", "token", *templates.KEYS)
+    dsn = parse_dsn(name, url, settings, extra=keys, ucs2_only=True)
     if not dsn.username or not dsn.password:
         raise wrong(name, "url", "needs ACCESS_KEY_ID:ACCESS_KEY_SECRET before the host")
     token = callers_token(name, dsn)

@@ -48,7 +48,6 @@ import aiohttp
 import aiohttp.abc
 from yarl import URL
 
-from app.domain.text import Coding
 from gateways import cleaning
 from gateways.base import (
     BindStatus,
@@ -64,7 +63,6 @@ from gateways.base import (
 from gateways.provider import BadCallback, BadSignature, Dsn, HttpReply, HttpRequest
 
 MAX_ANSWER_BYTES = 64 * 1024
-_CODING = Coding(join="provider")  # who cuts texts himself, and nobody says how; counted as is usual
 FIRST_PAUSE_S = 0.2  # without credit after a connection that couldn't be made; doubles
 LONGEST_PAUSE_S = 30.0
 
@@ -216,7 +214,7 @@ class HttpGateway:
         resolver: aiohttp.abc.AbstractResolver | None = None,
     ) -> None:
         self.name = dsn.name
-        self.coding = self.asked_coding = _CODING
+        self.coding = self.asked_coding = dsn.coding
         self._dsn = dsn
         self._sink = sink
         self._request = request

@@ -28,6 +28,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import msgspec
 
+from app.domain.text import Coding
 from gateways.base import Outcome, Rejected, Retry, Unknown
 
 MAX_DELAY_S = 3600.0  # a longer Retry-After is a provider's mistake: nothing waits for days
@@ -39,8 +40,20 @@ Content = TypeVar("Content")
 # Keys that belong to the caller; they may stand beside ours in the DSN's query or the gateway's table.
 CALLERS_KEYS = frozenset({"name", "url", "rate", "binds", "callback_url"})
 _LINK_KEYS = frozenset(
-    {"concurrency", "connect_s", "send_s", "answer_s", "keepalive_s", "allow_private", "ca_file"}
+    {
+        "concurrency",
+        "connect_s",
+        "send_s",
+        "answer_s",
+        "keepalive_s",
+        "allow_private",
+        "ca_file",
+        "ucs2_only",
+    }
 )
+# Providers cut texts themselves. None is told of national shift tables, so none is counted by them.
+_BY_LETTERS = Coding(join="provider")
+_UCS2_ONLY = Coding(order=("ucs2",), join="provider")
 
 
 class HttpRequest(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +104,9 @@ class Dsn(msgspec.Struct, frozen=True):
     keepalive_s: float  # a pooled connection idle for longer is not used again
     allow_private: bool  # loopback, private and link-local addresses may be called
     ca_file: str  # PEM file of the authority that signs the provider's certificate; empty: the system's
+    coding: (
+        Coding  # how its segments are counted, and whether UCS-2 is asked for where the provider can be asked
+    )
 
     def __repr__(self) -> str:
         return f"Dsn({self.name})"
@@ -117,11 +133,12 @@ def parse_dsn(
     *,
     extra: Iterable[str] = (),
     transport: str = "https",
+    ucs2_only: bool = False,
 ) -> Dsn:
     """Read `scheme[+http|+https]://user:password@host[:port][/path]?option=value`.
 
     Options may also stand in the gateway's table (`settings`), which wins over the URL. `extra`
-    names the provider's own options and tables. Raises ValueError.
+    names the provider's own options and tables; `ucs2_only` is that option's default. Raises ValueError.
     """
     try:
         parts = urlsplit(url)
@@ -156,6 +173,7 @@ def parse_dsn(
         keepalive_s=number(name, options, "keepalive_s", 4, least=0.01, most=600),
         allow_private=flag(name, options, "allow_private"),
         ca_file=text(name, options, "ca_file"),
+        coding=_UCS2_ONLY if flag(name, options, "ucs2_only", ucs2_only) else _BY_LETTERS,
     )
 
 
@@ -183,9 +201,9 @@ def number(
     return result
 
 
-def flag(name: str, options: Mapping[str, object], key: str) -> bool:
+def flag(name: str, options: Mapping[str, object], key: str, default: bool = False) -> bool:
     """True or false, given as such or, in a URL, as one of the two words. Raises ValueError."""
-    value = options.get(key, False)
+    value = options.get(key, default)
     if isinstance(value, bool):
         return value
     if value in ("true", "false"):

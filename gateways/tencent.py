@@ -10,6 +10,8 @@ signature (a text that begins with it in `【】` is sent without, since Tencent
 secret stands in the query of their URL (keep it out of access logs). The message's sender goes along
 as SenderId, which only international texts have; leave it empty for mainland China. Set the application's
 callbacks for sending status and replies in the console to `{callback_url}/v1/callbacks/{gateway}?token=…`.
+Segments are counted as China's carriers bill them, 70 characters of whatever letters
+(`ucs2_only=false` for texts abroad).
 
 Guarantees: pure but for the clock that `request` is given; requests are signed by TC3-HMAC-SHA256; a
 callback is read only after its token was checked. Our message id goes along as `SessionContext`, which
@@ -161,7 +163,7 @@ class _Reply(msgspec.Struct):
 def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     """See the module's docstring. Raises ValueError."""
     keys = ("sdk_app_id", "sign_name", "region", "token", *templates.KEYS)
-    dsn = parse_dsn(name, url, settings, extra=keys)
+    dsn = parse_dsn(name, url, settings, extra=keys, ucs2_only=True)
     if not dsn.username or not dsn.password:
         raise wrong(name, "url", "needs SECRET_ID:SECRET_KEY before the host")
     app = text(name, dsn.extra, "sdk_app_id")

@@ -15,8 +15,9 @@ Guarantees: pure; a callback is read only after its X-Twilio-Signature was check
 that the table doesn't know are refusals (`rejected`) in an answer with a 4xx status, and
 `unknown` as a receipt's status.
 
-Written from documentation alone, never run against Twilio's service: everything here. The
-signatures are checked against Twilio's own library (tests).
+Never run against Twilio's service. The request is that of Twilio's own library (twilio 9.13.0, compared over loopback),
+signatures are checked against that library (tests); codes, statuses and callbacks follow documentation alone.
+Twilio's smart encoding is always off: it would change the text.
 Sources: https://www.twilio.com/docs/messaging/api/message-resource,
 https://www.twilio.com/docs/api/errors, https://www.twilio.com/docs/usage/security
 (validating requests), https://www.twilio.com/docs/messaging/guides/webhook-request.
@@ -208,6 +209,7 @@ def request(settings: Settings, submission: Submission) -> HttpRequest:
         if sender:
             fields["From"] = international(sender)
     fields["Body"] = submission.text
+    fields["SmartEncoded"] = "false"  # a messaging service does it by default, and changes the text
     if submission.validity_s is not None:
         fields["ValidityPeriod"] = str(min(max(submission.validity_s, 1), MAX_VALIDITY_S))
     if settings.dsn.callback_url:

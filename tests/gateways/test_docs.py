@@ -64,7 +64,7 @@ def test_every_option_of_a_provider_is_in_its_row(kind, monkeypatch):
     class Stop(Exception):
         pass
 
-    def listen(name, url, settings, *, extra=(), transport="https"):
+    def listen(name, url, settings, *, extra=(), **_):
         told.extend(extra)
         raise Stop
 

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 
+import gateways
+from app.domain.text import segment
 from gateways import http
 from gateways.base import Accepted, Rejected, Retry, Unknown
 from gateways.http import HttpGateway, is_public
@@ -772,3 +774,20 @@ async def test_secrets_stay_out_of_every_repr(wire, gateway, submission):
     link = await gateway(server.port)
     shown = [repr(link), repr(link._dsn), repr(link._request(submission())), repr(link.binds())]
     assert not [text for text in shown if SECRET in text or "2025550101" in text]
+
+
+@pytest.mark.parametrize(
+    ("url", "segments"),
+    [
+        ("twilio://AC0:t@api.twilio.com", {"a" * 71: 1, "ạ" * 71: 2}),
+        ("twilio://AC0:t@api.twilio.com?ucs2_only=true", {"a" * 71: 2, "ạ" * 71: 2}),
+        ("alibaba://k:s@h.example?template=1", {"a" * 70: 1, "a" * 71: 2}),
+        ("tencent://k:s@h.example?template=1&sdk_app_id=1&ucs2_only=false", {"a" * 71: 1}),
+    ],
+)
+async def test_segments_are_counted_as_the_provider_writes_texts(url, segments, sink):
+    gateway = gateways.make("g", url, {}, sink)
+    assert gateways.codings(url) == (gateway.coding, gateway.asked_coding)
+    assert {body: len(segment(body, coding=gateway.asked_coding).parts) for body in segments} == segments
+    ucs2 = gateway.coding.order == ("ucs2",)
+    assert segment("a", coding=gateway.coding).encoding == ("ucs2" if ucs2 else "gsm7")

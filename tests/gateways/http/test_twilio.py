@@ -52,7 +52,7 @@ def test_request(fields, settings, expected, submission):
     assert asked.url == f"https://api.twilio.com/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
     assert asked.headers["Content-Type"] == "application/x-www-form-urlencoded"
     got = dict(twilio.form_fields(asked.body))
-    assert got == {"To": "+12025550101", "Body": text, **expected}
+    assert got == {"To": "+12025550101", "Body": text, "SmartEncoded": "false", **expected}
 
 
 def test_api_key_signs_in_and_the_account_stands_in_the_path(submission):
@@ -322,6 +322,7 @@ async def test_a_text_through_a_real_server(wire, sink, submission):
         "To": "+12025550101",
         "From": "+12025550199",
         "Body": "Hello",
+        "SmartEncoded": "false",
         "StatusCallback": CALLBACK,
     }
     assert seen.headers["accept-encoding"] == "identity"
