@@ -31,6 +31,7 @@ from app.queue.connection import EpochLost, Queue, Unavailable
 from app.settings import Settings
 from app.store import config as configuration
 from app.store import dispatch, durability, epochs, receipts, timelines
+from app.store import webhooks as webhook_events
 from app.store.engine import AWAY, Database
 from app.store.webhooks import Publisher
 from dispatcher import inbound, rebuild, webhooks
@@ -386,6 +387,8 @@ class Process:
         if await self.fleet.refresh():
             self._changed.set()
             await self._take_rules()
+            async with self.database.driver() as driver:
+                self.dispatcher.publisher.followers = await webhook_events.followers(driver)
             self.metrics.gateway_names = {row.id: row.name for row in self.fleet.config.gateways}
 
     async def _take_rules(self) -> None:

@@ -196,7 +196,22 @@ class Recorder:
             work.left -= 1
             if work.left == 0:
                 self._settled.append(work)
+        if self._publisher.followers:
+            self._tell(batch)
         self._wake.set()
+
+    def _tell(self, batch: Sequence[tuple[Submission, int, Outcome]]) -> None:
+        """Those that want to hear of it: of texts of one segment at the first attempt, of others see `_conclude`."""
+        for submission, _, outcome in batch:
+            tag: Tag = submission.tag  # type: ignore[assignment]
+            work = tag.work
+            if type(outcome) is Accepted and tag.total == 1 and work.attempt == 1:
+                self._submitted(work, tag.message_id)
+
+    def _submitted(self, work: Work, message_id: bytes) -> None:
+        tenant_id = work.parcel.pack.tenant_id
+        if tenant_id in self._publisher.followers:
+            self._next.changes.append(Change(tenant_id, message_id, State.submitted, None, work.gateway_id))
 
     def _not_accepted(self, submission: Submission, segment: int, outcome: Outcome, now_s: float) -> None:
         tag: Tag = submission.tag  # type: ignore[assignment]
@@ -250,6 +265,8 @@ class Recorder:
                 self._next.tallies[key] = self._next.tallies.get(key, 0) + 1
         else:
             self._next.later.append((tag.message_id, moves))
+        if end.state is State.submitted and self._publisher.followers:
+            self._submitted(work, tag.message_id)
         if end.state.final:
             self._next.finals.append((tag.message_id, int(end.state), end.reason, end.raw))
             self._next.changes.append(

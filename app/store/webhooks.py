@@ -2,8 +2,9 @@
 
 Guarantees: deliveries are written in the transaction of the change they tell of, so none is lost and none
 tells of what didn't happen; a transaction of a tenant with neither endpoint nor callback pays for one small
-query, however many messages it moves; a delivery is claimed for a time, so a crashed worker's come back; the
-deliveries of one message to one target are claimed one at a time, in the order in which they were written.
+query, however many messages it moves, and one that only records hand-overs pays nothing; a delivery is claimed
+for a time, so a crashed worker's come back; the deliveries of one message to one target are claimed one at a
+time, in the order in which they were written.
 
 An event on the wire (Standard Webhooks):
 
@@ -37,7 +38,9 @@ from app.store.webhook_endpoints import callback_secrets, secrets_of, signing
 
 ANY_EVENT = "*"
 INBOUND = "message.inbound"
-EVENTS = (*(f"message.{state.name}" for state in State if state.final), INBOUND)
+SUBMITTED = (
+    "message.submitted"  # an event of nearly every message: who wants it names it, ANY_EVENT is not enough
+)
 PENDING, DELIVERED, GIVEN_UP = 1, 2, 3
 STATES = {PENDING: "pending", DELIVERED: "delivered", GIVEN_UP: "given_up"}
 PACKS_KNOWN = 50_000
@@ -130,7 +133,7 @@ async def enqueue(driver: asyncpg.Connection, events: Sequence[Event]) -> int:
         targets: list[tuple[UUID | None, str | None, str]] = [
             (endpoint_id, None, str(endpoint_id))
             for endpoint_id, wanted in endpoints.get(event.tenant_id, ())
-            if event.event in wanted or ANY_EVENT in wanted
+            if _asked(wanted, event.event)
         ]
         if event.callback_url is not None:
             targets.append((None, event.callback_url, _origin(event.callback_url)))
@@ -186,17 +189,29 @@ async def subscribers(
     return found
 
 
+async def followers(driver: asyncpg.Connection) -> frozenset[int]:
+    """The tenants of which an endpoint wants SUBMITTED."""
+    rows = await driver.fetch(
+        "SELECT DISTINCT tenant_id FROM webhook_endpoints WHERE enabled AND $1 = ANY(events)", SUBMITTED
+    )
+    return frozenset(row["tenant_id"] for row in rows)
+
+
 class Publisher:
-    """Tells of messages that changed. Make one a process: it remembers which packs name a callback URL."""
+    """Tells of messages that changed. Make one a process: it remembers which packs name a callback URL.
+
+    `followers` are the tenants that want to hear of hand-overs: whoever reads the configuration sets it.
+    """
 
     def __init__(self) -> None:
         self._calls_back: OrderedDict[bytes, bool] = OrderedDict()
+        self.followers: frozenset[int] = frozenset()
 
     async def publish(self, driver: asyncpg.Connection, changes: Sequence[Change], now_s: float) -> int:
         """Enqueue what somebody wants to hear, in the caller's transaction; gives how many deliveries."""
         if not changes:
             return 0
-        packs = {ids.pack_of(change.message_id) for change in changes}
+        packs = {ids.pack_of(change.message_id) for change in changes if change.state is not State.submitted}
         endpoints = await subscribers(driver, {change.tenant_id for change in changes})
         await self._learn(driver, packs)
         calling = {pack_id for pack_id in packs if self._calls_back[pack_id]}
@@ -207,7 +222,7 @@ class Publisher:
             change
             for change in changes
             if any(_wants(events, change) for _, events in endpoints.get(change.tenant_id, ()))
-            or (calling and ids.pack_of(change.message_id) in calling)
+            or (change.state is not State.submitted and ids.pack_of(change.message_id) in calling)
         ]
         if not wanted:
             return 0
@@ -233,7 +248,11 @@ class Publisher:
 
 
 def _wants(events: frozenset[str], change: Change) -> bool:
-    return ANY_EVENT in events or f"message.{change.state.name}" in events
+    return _asked(events, f"message.{change.state.name}")
+
+
+def _asked(wanted: frozenset[str], event: str) -> bool:
+    return event in wanted or (ANY_EVENT in wanted and event != SUBMITTED)
 
 
 async def _packs(
@@ -292,7 +311,8 @@ def _event(change: Change, content: _Content, now_s: float) -> Event:
         "at": stamp(now_s),
     }
     event = f"message.{change.state.name}"
-    return Event(change.tenant_id, change.message_id, event, data, now_s, extra.get("callback_url"))
+    url = None if change.state is State.submitted else extra.get("callback_url")
+    return Event(change.tenant_id, change.message_id, event, data, now_s, url)
 
 
 def _encode(event: Event) -> bytes:

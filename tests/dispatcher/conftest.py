@@ -140,7 +140,11 @@ class Local:
 
     def __init__(self, world: World, packs: dict[str, bytes]) -> None:
         settings = Settings(
-            database_url=world.database_url, redis_url=world.redis_url, dispatcher_port=0, data_dir=ROOT
+            database_url=world.database_url,
+            redis_url=world.redis_url,
+            dispatcher_port=0,
+            data_dir=ROOT,
+            webhook_allow_private=True,
         )
         self.process = Process(settings, world.database_url, world.redis_url, packs=Packs.from_files(packs))
         self.task = asyncio.create_task(self.process.run())

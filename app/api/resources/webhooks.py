@@ -30,7 +30,7 @@ from app.api.resources.base import (
     given,
     place,
 )
-from app.store import audit, tenants, webhook_endpoints, webhooks
+from app.store import audit, config, tenants, webhook_endpoints, webhooks
 from app.store.engine import driver_in
 
 router = APIRouter(tags=["webhooks"], route_class=IdempotentRoute, responses=PROBLEMS)
@@ -38,6 +38,7 @@ Admin = Annotated[Caller, Depends(require("admin"))]
 Url = Annotated[Text, Field(min_length=1, max_length=limits.MAX_URL_CHARS)]
 EventName = Literal[
     "*",
+    "message.submitted",
     "message.delivered",
     "message.undelivered",
     "message.rejected",
@@ -82,7 +83,12 @@ def _every() -> list[EventName]:
 
 
 class NewEndpoint(Strict):
-    """An endpoint to be made. `*` stands for every event."""
+    """An endpoint to be made. `*` stands for every final state and for inbound texts.
+
+    `message.submitted` (a carrier took the text) is told to those alone that name it: it comes for nearly every
+    message, and doubles what is delivered. It is told from the moment on at which dispatchers know of the wish, a
+    second or so.
+    """
 
     url: Url
     events: Events = Field(default_factory=_every)
@@ -189,7 +195,12 @@ async def list_endpoints(request: Request, caller: Admin) -> EndpointPage:
 async def create_endpoint(
     body: NewEndpoint, request: Request, response: Response, caller: Admin
 ) -> ShownEndpoint:
-    """A new endpoint. Its secret is shown this once; verify by it as Standard Webhooks says."""
+    """A new endpoint. Its secret is shown this once; verify by it as Standard Webhooks says.
+
+    Each event is delivered at least once: until a 2xx answers it, for 3.3 days; `webhook-id` tells a repetition. The
+    events of one message come in their order, one after the other: while one is not taken, the next ones wait. Those of
+    different messages come in any order.
+    """
     context = context_of(request)
     url, events = _checked(body.url), list(dict.fromkeys(body.events))
     async with context.database.begin() as connection:
@@ -202,6 +213,8 @@ async def create_endpoint(
             )
         actor = by(caller, "created over the API", caller.tenant_id)
         shown = {"url": url, "events": events}
+        if webhooks.SUBMITTED in events:
+            await config.begin(connection)  # dispatchers read it with the configuration
         await audit.record(connection, actor, "webhook.create", f"webhook/{made[0].id}", after=shown)
     response.headers.update(NO_STORE)
     return _shown(*made, context.clock())
@@ -267,6 +280,8 @@ async def change_endpoint(
         wanted = {**before, **values}
         found = await webhook_endpoints.update(driver, caller.tenant_id, one, **wanted)
         assert found is not None
+        if webhooks.SUBMITTED in {*old.events, *found.events}:
+            await config.begin(connection)
         actor = by(caller, "changed over the API", caller.tenant_id)
         await audit.record(
             connection, actor, "webhook.change", f"webhook/{old.id}", before=before, after=wanted
