@@ -17,9 +17,9 @@ which comes back with each event; AWS knows no key against duplicates here. A ma
 PROMOTIONAL, all else as TRANSACTIONAL. A message's own sender is a number of the account, a sender id,
 or, put in full, the id or ARN of a pool or number. One id stands for all segments of a text.
 
-Written from documentation alone, never run against AWS: everything here. The signature is checked
-against the examples of AWS' own documentation and against botocore (tests); the reasons are those of botocore's
-model of the API.
+Never run against AWS. The whole request is signed as botocore signs it (tests); the reasons of refusals and the types
+of events are those of botocore's model of the API (1.44.8). What an event or inbound text holds follows
+documentation alone.
 Sources: https://docs.aws.amazon.com/pinpoint/latest/apireference_smsvoicev2/API_SendTextMessage.html,
 https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html,
 https://docs.aws.amazon.com/sms-voice/latest/userguide/configuration-sets-event-types.html,

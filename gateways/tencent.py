@@ -18,9 +18,10 @@ callback is read only after its token was checked. Our message id goes along as 
 comes back in the answer but isn't used against duplicates. No validity can be given. One SerialNo stands
 for all segments of a text.
 
-Written from documentation alone, never run against Tencent's service: everything here. The signature
-is checked against the example of Tencent's own documentation (tests). Replies have no id: one that Tencent
-sends again comes in twice.
+Never run against Tencent's service. The request is that of Tencent's own library (tencentcloud-sdk-python-sms 3.1.153,
+compared over loopback), the codes are among those that it lists, the signature is checked against it and the
+example of Tencent's documentation (tests); reports and replies follow documentation alone.
+Replies have no id: one that Tencent sends again comes in twice.
 Sources: https://cloud.tencent.com/document/api/382/55981,
 https://cloud.tencent.com/document/api/382/52072 (signature, version 3),
 https://cloud.tencent.com/document/api/382/59177 and https://cloud.tencent.com/document/api/382/52075 (codes),

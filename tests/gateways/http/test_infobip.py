@@ -64,6 +64,7 @@ def message(group, name, message_id="i-1"):
 
 ANSWERS = {
     "pending": (200, [message(1, "PENDING_ENROUTE")], Accepted("i-1")),
+    "accepted, and not queued yet": (200, [message(0, "MESSAGE_ACCEPTED")], Accepted("i-1")),
     "pending without id": (200, [message(1, "PENDING_ACCEPTED", "")], Unknown("bad_answer", "no messageId")),
     "no route": (200, [message(5, "REJECTED_NETWORK")], Rejected("no_route", "REJECTED_NETWORK")),
     "no credit": (
@@ -112,6 +113,7 @@ def report(group, name, **fields):
     ("group", "name", "state"),
     [
         (1, "PENDING_WAITING_DELIVERY", "enroute"),
+        (0, "MESSAGE_ACCEPTED", "accepted"),
         (2, "UNDELIVERABLE_NOT_DELIVERED", "undelivered"),
         (3, "DELIVERED_TO_OPERATOR", "enroute"),
         (3, "DELIVERED_TO_HANDSET", "delivered"),

@@ -130,6 +130,7 @@ def call(data, *, stamp=NOW_S, signer=sign, sent=None, settings=CALLED):
     [
         ("message.sent", "sent", "", "enroute"),
         ("message.finalized", "delivered", "", "delivered"),
+        ("message.finalized", "read", "", "delivered"),
         ("message.finalized", "delivery_failed", "40008", "undelivered"),
         ("message.finalized", "sending_failed", "40014", "rejected"),
         ("message.finalized", "delivery_unconfirmed", "", "unknown"),
