@@ -122,6 +122,8 @@ BAD = [
     ({"callback_url": "https://user:word@example.com/"}, "invalid_callback_url", "/callback_url"),
     ({"callback_url": "file:///etc/passwd"}, "invalid_callback_url", "/callback_url"),
     ({"callback_url": "https://[::1/"}, "invalid_callback_url", "/callback_url"),
+    ({"callback_url": "https://v.example/\r\nX-Evil: 1"}, "invalid_callback_url", "/callback_url"),
+    ({"callback_url": "https://v.example\\@127.0.0.1/"}, "invalid_callback_url", "/callback_url"),
     ({"bodi": "typo"}, "unknown_field", "/bodi"),
 ]
 

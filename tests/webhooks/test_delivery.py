@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -414,6 +416,79 @@ async def test_private_addresses_are_refused_unless_allowed(office, listener, st
     rows = await office.rows("SELECT DISTINCT last_error FROM webhook_deliveries")
     assert {row["last_error"] for row in rows} <= {"address_not_allowed", "invalid_url"}
     assert not listener.requests
+
+
+async def test_a_name_that_leads_here_is_refused(office, listener, start, monkeypatch) -> None:
+    """Whatever DNS said before: what counts is the address that would be connected to."""
+    port = int(listener.base.rpartition(":")[2])
+
+    def resolve(host: object, port: object, *given: object, **options: object) -> list[tuple[object, ...]]:
+        assert host in (b"hooks.example.com", "hooks.example.com")
+        kind = socket.SOCK_STREAM
+        return [
+            (socket.AF_INET, kind, 6, "", ("127.0.0.1", port)),
+            (socket.AF_INET6, kind, 6, "", ("::ffff:127.0.0.1", port, 0, 0)),
+        ]
+
+    await office.tell((None, "message.delivered"), callback_url=f"http://hooks.example.com:{port}/")
+    start(msgspec.structs.replace(QUICK, allow_private=False, schedule_s=()))
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", resolve)
+        await office.settled(webhooks.GIVEN_UP)
+    [row] = await office.rows("SELECT last_error FROM webhook_deliveries")
+    assert row["last_error"] == "address_not_allowed"
+    assert not listener.requests
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_a_failure_and_not_followed(status, office, listener, start) -> None:
+    async def elsewhere(request: web.Request, _: bytes) -> web.StreamResponse:
+        return web.Response(status=status, headers={"Location": f"{listener.base}/inside"})
+
+    listener.answer["/hook"] = elsewhere
+    await office.tell((None, "message.delivered"), callback_url=f"{listener.base}/hook")
+    start(msgspec.structs.replace(QUICK, schedule_s=()))
+    await office.settled(webhooks.GIVEN_UP)
+    [row] = await office.rows("SELECT last_error FROM webhook_deliveries")
+    assert row["last_error"] == f"http_{status}"
+    assert not listener.to("/inside")
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+BOMB = gzip.compress(b"\0" * 8 * 1024 * 1024)  # 8 KiB of it
+ODD_ANSWERS = {
+    "a thousand times as long, unpacked": (
+        HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(BOMB) + BOMB,
+        webhooks.DELIVERED,
+        None,
+    ),
+    "a head without end": (HEAD + b"X: " + b"y" * 70_000, webhooks.GIVEN_UP, "bad_answer"),
+    "a body that never comes": (HEAD + b"Content-Length: 9\r\n\r\n", webhooks.GIVEN_UP, "timeout"),
+    "informational answers for ever": (b"HTTP/1.1 102 X\r\n\r\n" * 500, webhooks.GIVEN_UP, "timeout"),
+    "not HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n", webhooks.GIVEN_UP, "bad_answer"),
+}
+
+
+@pytest.mark.parametrize("case", ODD_ANSWERS)
+async def test_odd_answers(case, office, start) -> None:
+    answer, state, error = ODD_ANSWERS[case]
+    held = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await held.wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    await office.tell((None, "message.delivered"), callback_url=f"http://127.0.0.1:{port}/")
+    start(msgspec.structs.replace(QUICK, schedule_s=(), timeout_s=2.0 if error != "timeout" else 0.5))
+    await office.settled(state)
+    [row] = await office.rows("SELECT last_error FROM webhook_deliveries")
+    assert row["last_error"] == error
+    held.set()
+    server.close()
 
 
 async def test_what_a_dead_process_had_claimed_is_delivered_again(office, listener, start) -> None:
