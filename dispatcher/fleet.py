@@ -20,7 +20,8 @@ from app.domain import routing
 from app.domain.contacts import TenantRules
 from app.domain.health import limits_of
 from app.domain.pack import Entry, Pack
-from app.domain.routing import Asked, Health, Plan, asked_of
+from app.domain.routing import Asked, Choice, Health, Plan, asked_of
+from app.policy import Step
 from app.store import binds as bind_slots
 from app.store import config as configuration
 from app.store import tenant_rules
@@ -69,6 +70,7 @@ class Way(msgspec.Struct, gc=False):
     reason: str = ""
     wait_s: float = 0.0
     probes: int = 0
+    choices: list[Choice] = []  # why `entries` go there: one for all, or one each
 
 
 class Fleet:
@@ -245,7 +247,11 @@ class Fleet:
         if plan.uniform is not None:
             names = plan.uniform.gateways
             name = self._head(names, pack.region, attempt, closed, heads)
-            way = Way(None, entries) if name else self._waiting(names, pack, entries, closed, now_s)
+            way = (
+                Way(None, entries, choices=[plan.uniform])
+                if name
+                else self._waiting(names, pack, entries, closed, now_s)
+            )
         else:
             way, name = self._split(plan, pack, entries, attempt, closed, now_s)
         if name is None:
@@ -255,6 +261,7 @@ class Fleet:
             way.probes = self.watch.admit(name, pack.region, len(way.entries))
             way.others = [*way.entries[way.probes :], *way.others]
             way.entries = way.entries[: way.probes]
+            way.choices = way.choices[: max(1, way.probes)]
         return way
 
     def way_of_rests(
@@ -275,7 +282,7 @@ class Fleet:
             if held is None or f"gateway:{name}" in closed:
                 absent.append(name)
             elif fits(held):
-                return Way(held, entries)
+                return Way(held, entries, choices=[choice])
         if choice.gateways and not absent:
             return None
         return self._waiting(tuple(absent), pack, entries, closed, now_s)
@@ -292,12 +299,14 @@ class Fleet:
         """The way of the first entry that can go, and its gateway."""
         heads: dict[tuple[str, ...], str | None] = {}
         ours: list[Entry] = []
+        choices: list[Choice] = []
         others: list[Entry] = []
         stuck: list[Entry] = []
         name = None
         waiting: tuple[str, ...] = ()
         for entry in entries:
-            gateways = plan.choice(entry.to, entry.recipient).gateways
+            choice = plan.choice(entry.to, entry.recipient)
+            gateways = choice.gateways
             head = self._head(gateways, pack.region, attempt, closed, heads)
             if head is None:
                 stuck.append(entry)
@@ -305,10 +314,11 @@ class Fleet:
             elif name is None or head == name:
                 name = head
                 ours.append(entry)
+                choices.append(choice)
             else:
                 others.append(entry)
         way = self._waiting(waiting, pack, stuck, closed, now_s) if stuck else Way(None, [])
-        way.entries, way.others = ours, others
+        way.entries, way.others, way.choices = ours, others, choices
         return way, name
 
     def _head(
@@ -350,6 +360,18 @@ class Fleet:
                 wait_s=min(NO_GATEWAY_S, max(SOON_S, again - now_s)),
             )
         return Way(None, [], stuck=entries, reason="no_gateway", wait_s=NO_GATEWAY_S)
+
+    def route_step(self, choice: Choice, name: str, pack: Pack, to: str, closed: Mapping[str, float]) -> Step:
+        """The step of a trace that tells why that gateway was taken."""
+        standing: dict[str, str] = {}
+        for one in choice.gateways:
+            found = self.watch.standing(one, pack.region) if self.usable(one) is not None else "down"
+            if found != "well":
+                standing[one] = found
+            elif f"gateway:{one}" in closed:
+                standing[one] = "throttled"
+        rule, verdict = routing.described(self.table, choice, name, pack, to, standing)
+        return ("route", rule, str(self.config.version), verdict)
 
     def in_flight(self) -> dict[str, int]:
         """Segments without an answer, by gateway."""

@@ -24,7 +24,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from app.countries.packs import Packs
 from app.countries.shelf import Shelf
-from app.countries.tenants import TenantTerms
+from app.countries.tenants import terms_of
 from app.policy import Desk
 from app.queue import cleaning, lanes, status
 from app.queue.connection import EpochLost, Queue, Unavailable
@@ -399,14 +399,8 @@ class Process:
             log.info("country packs %s hold from now on", self.shelf.packs.version)
             self.packs = self.shelf.packs
             desk.replace(self.packs)
-        terms = {}
-        for tenant_id, settings in config.tenants.items():
-            try:
-                terms[tenant_id] = TenantTerms(settings)
-            except ValueError as error:  # stored by another version: the safe hours hold
-                log.error("tenant %d: its terms by country can't be read: %s", tenant_id, error)
         leads = {region.code: region.lead_s for region in config.regions if region.lead_s is not None}
-        desk.set_hours(terms, leads)
+        desk.set_hours(terms_of(config.tenants), leads)
 
     async def _watch_configuration(self) -> None:
         changed = asyncio.Event()

@@ -7,7 +7,7 @@ all of a portion goes by one gateway.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import msgspec
 
@@ -16,6 +16,7 @@ from app.domain.content import TOO_MANY_SEGMENTS, content
 from app.domain.message import Category, State
 from app.domain.pack import Entry, Pack, Rest
 from app.domain.recipient import to_check
+from app.domain.routing import Choice
 from app.policy import Decision
 from app.queue import throttles
 from dispatcher.fleet import Fleet, Open, Way
@@ -171,11 +172,40 @@ class Portioner:
                 )
             )
         credit.left[name] = max(0, room - portion.segments)
+        self._tell_route(portion, way)
         if way.probes > len(portion.submissions):
             self.fleet.watch.back(name, pack.region, way.probes - len(portion.submissions))
         if not portion.submissions and not decision.stops and not decision.waits and len(portion.held) == 1:
             portion.untouched = 0.0
         return portion
+
+    def _tell_route(self, portion: Portion, way: Way) -> None:
+        """Add to the traces of what goes which route holds, and why this gateway was taken."""
+        decision, pack = portion.decision, portion.decision.parcel.pack
+        sent = {s.tag.entry.index for s in portion.submissions}  # type: ignore[attr-defined]
+        name = portion.open.row.name
+        groups: dict[Hashable, tuple[Choice, str, set[int]]] = {}
+        if len(way.choices) == 1:
+            groups[None] = (way.choices[0], way.entries[0].to, sent)
+        else:
+            for entry, choice in zip(way.entries, way.choices, strict=True):
+                if entry.index in sent:
+                    cost = choice.why == "cost"
+                    price = (
+                        self.fleet.table.price(name, entry.to, pack.region, pack.country) if cost else None
+                    )
+                    groups.setdefault((choice, price), (choice, entry.to, set()))[2].add(entry.index)
+        for choice, to, indexes in groups.values() if sent else ():
+            step = self.fleet.route_step(choice, name, pack, to, self.closed)
+            traces = []
+            for members, trace, until in decision.traces:
+                ours = [index for index in members if index in indexes]
+                rest = (
+                    [index for index in members if index not in indexes] if len(ours) < len(members) else []
+                )
+                traces += [(ours, (*trace, step), until)] if ours else []
+                traces += [(rest, trace, until)] if rest else []
+            decision.traces = traces
 
     @staticmethod
     def _alike(portion: Portion, entries: list[Entry], now_s: float) -> list[Entry]:

@@ -170,6 +170,11 @@ def _one(
         verdict, reason = "stop", "unrenderable"
     elif verdict == "send" and 0 < pack.max_segments < segments:
         verdict, reason = "stop", TOO_MANY_SEGMENTS
+    steps = [*_steps(decision, entry)]
+    if verdict == "send" and likely is not None:
+        passed = {name: one for name, one in health.items() if one != "well"}
+        rule, why = routing.described(explainer.table, choice, likely, pack, entry.to, passed)
+        steps.append(("route", rule, str(explainer.version), why))
     throttled = [(name, *rates[name]) for name in _throttles(pack, likely) if name in rates]
     return wire.Explanation(
         to=masked(entry.to),
@@ -186,7 +191,7 @@ def _one(
         segments=segments,
         text=words,
         price=None if likely is None else _price(explainer, likely, pack, entry, segments),
-        checks=[wire.ExplainedCheck(*step) for step in _steps(decision, entry)],
+        checks=[wire.ExplainedCheck(*step) for step in steps],
         throttles=[
             wire.ExplainedThrottle(name.partition(":")[0], rate, used) for name, rate, used in throttled
         ],

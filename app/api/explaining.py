@@ -14,6 +14,7 @@ import msgspec
 
 import gateways
 from app.countries.packs import Packs
+from app.countries.tenants import terms_of
 from app.domain import routing
 from app.domain.health import GRAVITY, worst
 from app.domain.routing import Health
@@ -63,6 +64,7 @@ class Explainer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._desk: Desk | None = None
+        self._packs: Packs | None = None
         self._until = 0.0
         self._config = config.Config(0, (), (), (), ())
         self._codings: dict[str, Gateway | None] = {}
@@ -72,15 +74,25 @@ class Explainer:
         """The desk and the configuration in force."""
         if self._desk is None:
             self._desk = Desk(packs)
+        elif packs is not self._packs:
+            self._desk.replace(packs)
+        self._packs = packs
         if time.monotonic() >= self._until:
             until = time.monotonic() + KEPT_S
             async with self._database.driver() as driver:
                 if await config.version_of(driver) != self._config.version:
                     self._config = await config.load(driver)
                     self._desk.tenants = await tenant_rules.load(driver)
+                    leads = {r.code: r.lead_s for r in self._config.regions if r.lead_s is not None}
+                    self._desk.set_hours(terms_of(self._config.tenants), leads)
                     self.table, self._codings = self._config.table(), {}
             self._until = until
         return self._desk, self._config
+
+    @property
+    def version(self) -> int:
+        """Of the configuration."""
+        return self._config.version
 
     async def standing(self, queue: Queue) -> Standing:
         """How the gateways do. Raises Unavailable."""

@@ -10,6 +10,7 @@ Shape, as it stands in a tenant's settings: `{"FR": {...}, "*": {...}}`; a count
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,6 +21,8 @@ import msgspec
 from app.countries import calendars, schema
 from app.domain import quiet
 from app.domain.message import Category
+
+log = logging.getLogger("volley.countries")
 
 EVERYWHERE: Final = "*"
 TERMS_KEPT: Final = 8_192
@@ -102,4 +105,16 @@ def read(settings: Mapping[str, Any]) -> dict[str, CountryTerms]:
             found[code] = msgspec.convert(value, CountryTerms)
         except ValueError as error:
             raise ValueError(f"{code}: {' '.join(str(error).split())}") from None
+    return found
+
+
+def terms_of(tenants: Mapping[int, Mapping[str, Any]]) -> dict[int, TenantTerms]:
+    """The terms of tenants by their settings; of those whose can't be read (stored by another version) none: the safe
+    hours hold."""
+    found = {}
+    for tenant_id, settings in tenants.items():
+        try:
+            found[tenant_id] = TenantTerms(settings)
+        except ValueError as error:
+            log.error("tenant %d: its terms by country can't be read: %s", tenant_id, error)
     return found

@@ -334,6 +334,29 @@ def ranked(gateways: Sequence[str], health: Mapping[str, Health], attempt: int =
     return Ranked(tuple(usable), tuple(passed))
 
 
+# -- why
+
+
+def described(
+    table: Table, choice: Choice, name: str, pack: Pack, to: str, standing: Mapping[str, str]
+) -> tuple[str, str]:
+    """(rule, verdict) of a trace: the route that holds, and why its gateway `name` was taken. `standing`: how those do
+    that were not to be taken first; of one that is well nothing is said, unless it would have come first."""
+    rule = choice.why if choice.route is None else f"routes.{choice.route}"
+    words = [name]
+    if choice.route is not None:
+        words.append(f"by {choice.why}")
+    if choice.why == "cost":
+        price = table.price(name, to, pack.region, pack.country)
+        words.append("without a price" if price is None else f"at {price.amount:f} {price.currency}")
+    if choice.why == "weight":
+        route = next(one for one in table.routes if one.id == choice.route)
+        words.append(f"{route.weights[route.gateways.index(name)]} of {sum(route.weights)}")
+    before = choice.gateways[: choice.gateways.index(name)] if name in choice.gateways else ()
+    passed = [f"{one} {standing.get(one, 'refused it')}" for one in before]
+    return rule, ", ".join([" ".join(words), *passed])
+
+
 # -- sender pools
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from app.store.audit import By
 from gateways.sandbox import Behaviour, Sandbox
 from gateways.sandbox import Settings as SandboxSettings
 from tests.api.conftest import Running
-from tests.dispatcher.conftest import Smsc, numbers
+from tests.dispatcher.conftest import Smsc, country, numbers
 
 if TYPE_CHECKING:
     from tests.dispatcher.conftest import MakeWorld, World
@@ -266,6 +267,148 @@ async def test_what_is_explained_is_what_happens(
     assert french["sender"] == "VOLLEY"  # no number of that country: the one for all others
     assert american["price"] == {"amount": "0.03", "per_segment": "0.03", "currency": "USD", "to": "*"}
     assert not [r for r in await other.ledger() if r["to"] == "33612345678"]
+
+
+async def test_what_is_explained_of_what_does_not_go_happens_too(
+    make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until, api_of: Callable[[World], Awaitable[Api]]
+) -> None:
+    world = await two(make_world, smsc, other)
+    await _own_packs(world)
+    local = await world.start()
+    await both_bound(world, local, until)
+    api = await api_of(world)
+    await until(lambda: _ready(api), "the API is attached")
+    await world.gateway("off")
+    await world.change(config.GATEWAY, {"name": "off"}, enabled=False)
+    async with world.database.begin() as connection:
+        for position, (to, gateways) in enumerate((("FR", ["off"]), ("+49", ["smsc"])), start=2):
+            await config.create(
+                connection, config.ROUTE, {"to": to, "gateways": gateways, "position": position}, BY
+            )
+    await world.change(config.ROUTE, {"id": 1}, to="US")
+    await world.region("AU", paused=True)
+    async with world.database.begin() as connection:
+        await config.create(connection, config.ROUTE, {"to": "AU", "gateways": ["other"], "position": 4}, BY)
+        await config.create(connection, config.ROUTE, {"to": "GB", "gateways": ["other"], "position": 5}, BY)
+    version = await world.value("SELECT version FROM config_version")
+    await until(lambda: local.process.fleet.config.version == version)
+    assert (await api.call("POST", "/v1/suppressions", {"to": "+12025550101"}))[0] < 300
+    await smsc.change(error=1.0, error_status="ESME_RSYSERR")
+    await world.accept(numbers(30, start=500), category=Category.transactional, land="DE", region="DE")
+
+    def body(to: str, **more: Any) -> dict[str, Any]:
+        return {"to": to, "sender": "12025550199", "category": "transactional", "body": "Hi", **more}
+
+    async def says(asked: dict[str, Any], verdict: str, reason: str | None) -> bool:
+        """Within about a second of what has changed."""
+        status, found = await api.call("POST", "/v1/messages/explain", asked)
+        assert status == 200, found
+        return (found["data"][0]["verdict"], found["data"][0]["reason"]) == (verdict, reason)
+
+    async def posted(asked: dict[str, Any]) -> str:
+        status, made = await api.call("POST", "/v1/messages", asked)
+        assert status == 202, made
+        world.accepted += 1
+        return f"/v1/messages/{made['id']}"
+
+    async def shows(url: str, state: str, reason: str | None) -> bool:
+        _, message = await api.call("GET", url)
+        return (message["state"], message["reason"]) == (state, reason)
+
+    marketing = {"category": "marketing", "body": "Sale"}
+    for asked, verdict, reason, state in (
+        (body("+12025550101"), "stop", "opted_out", "suppressed"),
+        (body("+447400123456", **marketing), "hold", "quiet_hours", "deferred"),
+    ):
+        await until(lambda asked=asked, v=verdict, r=reason: says(asked, v, r), reason)
+        url = await posted(asked)
+        await until(lambda url=url, s=state, r=reason: shows(url, s, r), reason)
+
+    waiting = []
+    for asked, reason in (
+        (body("+61412345678"), "region_paused"),
+        (body("+33612345678"), "no_gateway"),
+        (body("+390612345678"), "no_route"),
+    ):
+        await until(lambda asked=asked, r=reason: says(asked, "hold", r), reason)
+        waiting.append(await posted(asked))
+
+    refused = body("+12025550103", sender="12025550199" * 3)
+    explained, really = [await api.call("POST", f"/v1/messages{path}", refused) for path in ("/explain", "")]
+    assert explained[0] == really[0] == 422
+    assert explained[1]["errors"] == really[1]["errors"]
+
+    capped = body("+14155550123", **marketing)
+    await world.execute(
+        "UPDATE tenants SET settings = settings || $1", '{"frequency_cap": {"max": 1, "per_s": 3600}}'
+    )
+    async with world.database.begin() as connection:
+        await config.begin(connection)
+    capped_version = await world.value("SELECT version FROM config_version")
+    await until(lambda: local.process.fleet.config.version == capped_version, "contacts are counted")
+    await smsc.change(error=0.0)
+    await until(lambda: says(capped, "send", None), "it goes")
+    first = await posted(capped)
+    await until(lambda: shows(first, "delivered", None), "it went", timeout_s=40)
+    await until(lambda: says(capped, "hold", "frequency_cap"), "the cap is reached")
+    second = await posted(capped)
+    await until(lambda: shows(second, "deferred", "frequency_cap"), "it is held")
+
+    for url in waiting:
+        _, message = await api.call("GET", url)
+        assert message["state"] in ("accepted", "queued", "deferred"), message
+        assert not message["attempts"]
+
+
+async def test_an_explanation_knows_of_an_open_circuit(
+    make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until, api_of: Callable[[World], Awaitable[Api]]
+) -> None:
+    world = await two(make_world, smsc, other)
+    await _own_packs(world)
+    local = await world.start()
+    await both_bound(world, local, until)
+    api = await api_of(world)
+    await until(lambda: _ready(api), "the API is attached")
+    await smsc.change(error=1.0, error_status="ESME_RSYSERR")
+    await world.accept(numbers(40), category=Category.transactional)
+    await until(lambda: local.process.watch.standing("smsc", "US") != "well", "it is failing")
+    body = {"to": "+14155550123", "sender": "12025550199", "category": "transactional", "body": "Hi"}
+
+    async def explained() -> Any:
+        _, found = await api.call("POST", "/v1/messages/explain", body)
+        (one,) = found["data"]
+        return one if one["gateway"] == "other" else None
+
+    told = await until(explained, "the API knows, about a second later")
+    assert told["verdict"] == "send"
+    assert told["checks"][-1]["check"] == "route"
+    assert told["checks"][-1]["verdict"].startswith("other by preference, smsc failing")
+    _, made = await api.call("POST", "/v1/messages", body)
+    world.accepted += 1
+    url = f"/v1/messages/{made['id']}"
+
+    async def delivered() -> Any:
+        _, message = await api.call("GET", url)
+        return message if message["state"] == "delivered" else None
+
+    message = await until(delivered, "it went", timeout_s=40)
+    assert message["attempts"][-1]["gateway"] == "other"
+    last = [line for line in message["trace"] if line["check"] == "route"][-1]
+    assert last["verdict"].startswith("other by preference, smsc ")
+    assert last["rule"] == "routes.1"
+    await world.check_books()
+
+
+async def _own_packs(world: World) -> None:
+    """Rules of this test's own, for the API and the dispatcher: open at every hour, but in GB, where the one hour is
+    far from now."""
+    far = (datetime.now(UTC).hour + 12) % 24
+    hours = {"GB": f'[["{far:02}:00", "{far:02}:30"]]'}
+    async with world.database.begin() as connection:
+        for code in ("US", "GB", "AU", "FR", "DE", "IT"):
+            (content,) = country(code, **({"hours": hours[code]} if code in hours else {})).values()
+            key = {"code": code, "content": content.decode()}
+            await config.create(connection, config.COUNTRY_PACK, key, BY)
 
 
 async def _ready(api: Api) -> bool:

@@ -167,6 +167,7 @@ async def test_every_decision_explains_itself(world: World) -> None:
         *common,
         ("suppression", "pass"),
         ("consent", "exempt"),
+        ("route", "smsc by preference"),
     ]
     assert [(s.check, s.verdict) for s in await world.trace(stopped)] == [*common, ("suppression", "stop")]
     assert all(step.rule and step.version for step in await world.trace(sent))
