@@ -13,8 +13,8 @@ Guarantees: pure; a callback is read only after its token was checked. Our messa
 `RequestId`, by which eSMS refuses duplicates for 24 hours: such a refusal (124) is `Unknown`, since
 the first request may well have been taken. No validity can be given. One SMSID stands for all segments.
 
-Written from documentation alone, never run against eSMS' service: everything here. There is no
-official library to compare with.
+Written from documentation alone, never run against eSMS' service: everything here. The request's fields agree
+with strangers' code; no official library is known to us.
 Sources: https://developers.esms.vn/esms-api/ham-gui-tin/tin-nhan-sms-otp-cskh,
 https://developers.esms.vn/esms-api/ham-gui-tin/tin-sms-co-dinh-gia-re,
 https://developers.esms.vn/esms-api/bang-ma-loi, https://developers.esms.vn/esms-api/callback-url.

@@ -14,8 +14,8 @@ Guarantees: pure; a callback is read only after its X-ZEvent-Signature was check
 along as `tracking_id`, which comes back in receipts but isn't used against duplicates. A receipt says that
 the device has it; there is none for failure. No validity can be given.
 
-Written from documentation alone, never run against Zalo's service: everything here. There is no
-official library to compare with.
+Written from documentation alone, never run against Zalo's service: everything here. Zalo's own library
+(zalo-php-sdk) has no ZNS to compare with.
 Sources: https://developers.zalo.me/docs/zalo-notification-service/gui-tin-zns/gui-zns,
 https://zalo.cloud/zns/guidelines/handle-error-code,
 https://developers.zalo.me/docs/zalo-notification-service/webhook/su-kien-nguoi-dung-nhan-thong-bao-zns,
