@@ -267,7 +267,8 @@ class Sweeper:
                 await lanes.forget(self._queue, [(p.lane, p.id) for p in closed])
 
     async def _offer_missing(self) -> None:
-        """PostgreSQL's open parcels against Redis' entries, and the index against their lanes."""
+        """PostgreSQL's open parcels against Redis' entries, these against the lists that they wait in, and the index
+        against their lanes."""
         after, missing_in_all = bytes(16), 0
         made_before = ids.first_id_at(time.time() - OFFERED_WITHIN_S)
         while True:
@@ -290,6 +291,7 @@ class Sweeper:
                     missing_in_all += sum(parcel.id < made_before for parcel in still_open)
                     await lanes.offer(self._queue, still_open)
             after = page[-1][0]
+        missing_in_all += await lanes.mend(self._queue, await lanes.lanes(self._queue))
         self._metrics.accounting["missing_in_redis"] = float(missing_in_all)
         self._metrics.reoffered_parcels += missing_in_all
         if missing_in_all:

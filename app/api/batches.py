@@ -93,9 +93,11 @@ async def _found(driver: asyncpg.Connection, caller: Caller, batch_id: bytes) ->
 
 
 async def _view(driver: asyncpg.Connection, batch: Batch) -> wire.Batch:
+    """The whole and its regions of one moment, so that these add up to it."""
     now_s = time.time()
-    counts = await batches.counts(driver, [batch.id], now_s)
-    regions = await batches.by_region(driver, batch.id, now_s)
+    async with driver.transaction(isolation="repeatable_read", readonly=True):
+        counts = await batches.counts(driver, [batch.id], now_s)
+        regions = await batches.by_region(driver, batch.id, now_s)
     return views.batch_view(batch, counts[batch.id], regions)
 
 

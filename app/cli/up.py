@@ -43,8 +43,8 @@ PROBE_TIMEOUT_S = 1.0
 ENGINE_TIMEOUT_S = 600.0  # replaying a long write-ahead log takes its time
 ROLE_TIMEOUT_S = 60.0
 STRONG_KEY_LENGTH = 16
-# With the engines' own limits, 9.5 s in the worst case.
-STOP_S = {"api": 2.5, "dispatch": 3.2, "sandbox": 0.3}
+# With the engines' own limits, 9.9 s in the worst case.
+STOP_S = {"api": 2.5, "dispatch": 3.2, "sandbox": 0.7}
 
 
 @click.command()

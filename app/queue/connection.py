@@ -27,6 +27,7 @@ SCRIPTS = (
     "remember",
     "forget",
     "withdraw",
+    "mend",
 )
 SOCKET_TIMEOUT_S = 5
 Unavailable = RedisError

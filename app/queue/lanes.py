@@ -179,6 +179,19 @@ async def reindex(queue: Queue, lanes: Iterable[str]) -> None:
     await _index(queue, [(lane, a[0], a[1]) for lane, a in zip(names, answers, strict=True)])
 
 
+async def mend(queue: Queue, names: Sequence[str]) -> int:
+    """Put back what lanes hold and no list of them names, so that nobody would ever claim it; gives how many."""
+    if not names:
+        return 0
+    pipe = queue.client.pipeline(transaction=False)
+    for lane in names:
+        keys = _keys(queue, lane, "payloads", "meta", "ring", "due", "blocked", "state", "claimed")
+        queue.queue_script(pipe, "mend", keys, [_lane_key(queue, lane, "q:")])
+    answers = await queue.execute(pipe)
+    await reindex(queue, [lane for lane, n in zip(names, answers, strict=True) if n])
+    return sum(answers)
+
+
 async def _index(queue: Queue, views: Sequence[tuple[str, int, int]]) -> None:
     if views:
         args: list[object] = [WAKE]

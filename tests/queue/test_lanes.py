@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.domain import ids
-from app.domain.pack import Entry, Pack, Parcel, Rest
+from app.domain.pack import Entry, Pack, Parcel, Rest, subqueue_of
 from app.queue import lanes
 from app.queue.connection import WAKE, EpochLost, Queue
 
@@ -63,6 +63,25 @@ async def test_offering_twice_leaves_one(queue: Queue) -> None:
     assert await claim(queue) == []
     await lanes.settle(queue, [(one.lane, one.id)], LEASE)
     assert await lanes.offer(queue, [one]) == 1, "settled, so gone"
+
+
+async def test_what_stands_in_no_list_is_put_back_and_what_stands_in_one_is_not(queue: Queue) -> None:
+    """A list, an entry of one, or a subqueue's place in the ring is lost; what is claimed or deferred needs none."""
+    lost, same, other, gone = parcel(), parcel(), parcel(batch=1), parcel(batch=2)
+    claimed, deferred = parcel(priority=1), parcel(due_in_s=60.0)
+    await lanes.offer(queue, [claimed])
+    assert [one.id for one in await claim(queue)] == [claimed.id]
+    await lanes.offer(queue, [lost, same, other, gone, deferred])
+    assert await lanes.mend(queue, ["US:3"]) == 0
+    prefix = "v1:{US:3}:"
+    await queue.client.lrem(f"{prefix}q:{subqueue_of(lost)}", 1, lost.id)
+    await queue.client.zrem(f"{prefix}ring", subqueue_of(other))
+    await queue.client.delete(f"{prefix}q:{subqueue_of(gone)}")
+    assert await lanes.mend(queue, ["US:3"]) == 2
+    assert await lanes.mend(queue, ["US:3"]) == 0
+    taken = [one.id for one in await claim(queue)]
+    assert sorted(taken) == sorted([lost.id, same.id, other.id, gone.id])
+    assert await lanes.mend(queue, ["US:3"]) == 0
 
 
 async def test_what_comes_out_is_what_went_in(queue: Queue) -> None:
