@@ -26,7 +26,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from app.domain.contacts import NO_CAMPAIGN, NO_CONTENT, brand_scope
+from app.domain.contacts import brand_scope
 from app.domain.phone import InvalidNumber, parse
 from app.domain.recipient import hash_of
 from app.queue import rules as fast
@@ -462,21 +462,13 @@ async def _copy_contacts(driver: asyncpg.Connection, queue: Queue, cap_window_s:
     keep_s = max(cap_window_s, await tenant_rules.longest_s(driver))
     since = datetime.fromtimestamp(now_s, UTC) - timedelta(seconds=keep_s)
     async for page in book.contacts_to_copy(driver, since):
-        contacts = [
-            fast.tenants_contact(
-                one.tenant_id, one.recipient, one.message_id, one.at_ms, one.contact,
-                one.campaign or NO_CAMPAIGN, one.content or NO_CONTENT,
-            )
-            for one in page
-        ]  # fmt: skip
-        contacts += [
-            fast.organisations_contact(
-                one.organisation_id, one.organisation_recipient or b"", one.message_id, one.at_ms
-            )
-            for one in page
-            if one.organisation_id is not None
-        ]
-        await fast.remember_contacts(queue, contacts)
+        of_tenants: dict[int, list[bytes]] = defaultdict(list)
+        of_organisations: dict[int, list[bytes]] = defaultdict(list)
+        for tenant_id, recipient, organisation_id, person, stamp, rest in page:
+            of_tenants[tenant_id] += (recipient, stamp + rest)
+            if organisation_id is not None and person is not None:
+                of_organisations[organisation_id] += (person, stamp + fast.PLAIN)
+        await fast.remember(queue, of_tenants, of_organisations)
 
 
 async def _copy_suppressions(driver: asyncpg.Connection, queue: Queue) -> None:
@@ -485,8 +477,8 @@ async def _copy_suppressions(driver: asyncpg.Connection, queue: Queue) -> None:
         async with driver.transaction():
             await book.lock_for_copy(driver)
             page, after = await book.suppressions_to_copy(driver, after)
-            for tenant_id, members in page.items():
-                await fast.suppress(queue, tenant_id, members)
+            for tenant_id, scope, people in page:
+                await fast.enrol(queue, tenant_id, scope, people)
 
 
 async def _copy_listed(driver: asyncpg.Connection, queue: Queue) -> None:
@@ -495,8 +487,8 @@ async def _copy_listed(driver: asyncpg.Connection, queue: Queue) -> None:
         async with driver.transaction():
             await book.lock_for_copy(driver)
             page, after = await registries.to_copy(driver, after)
-            for (tenant_id, country), recipients in page.items():
-                await fast.enlist(queue, tenant_id, country, recipients)
+            for tenant_id, country, people in page:
+                await fast.enlist_packed(queue, tenant_id, country, people)
 
 
 async def _copy_consents(driver: asyncpg.Connection, queue: Queue) -> None:
@@ -505,12 +497,8 @@ async def _copy_consents(driver: asyncpg.Connection, queue: Queue) -> None:
         async with driver.transaction():
             await book.lock_for_copy(driver)
             page, after = await book.consents_to_copy(driver, after)
-            by_tenant: dict[int, dict[bytes, bytes]] = defaultdict(dict)
-            for tenant_id, one in page:
-                field, value = _field(one)
-                by_tenant[tenant_id][field] = value
-            for tenant_id, fields in by_tenant.items():
-                await fast.set_consents(queue, tenant_id, fields)
+            for tenant_id, brand, said in page:
+                await fast.record_words(queue, tenant_id, brand_scope(brand), said)
 
 
 async def forget_contacts(driver: asyncpg.Connection, queue: Queue, keep_s: float) -> None:

@@ -23,6 +23,8 @@ SCRIPTS = (
     "reserve",
     "confirm",
     "check",
+    "enrol",
+    "record",
     "uncount",
     "remember",
     "forget",

@@ -30,6 +30,7 @@ EXPRESS, SOFT, INQUIRY, WITHDRAWN = "e", "s", "i", "w"
 CHUNK = 5_000
 PAGE = 500  # histories looked at in one call: others wait for it
 TOKEN_BYTES = 8  # the last of a message's id: random, and its place in the pack
+PLAIN = b"\x01" + NO_CAMPAIGN + NO_CONTENT  # the rest of a record of a contact of which nothing else counts
 _RECORD = struct.Struct(">Q")
 _WORD = struct.Struct(">cII")
 
@@ -300,6 +301,36 @@ def tenants_contact(tenant_id: int, *of: object) -> Contact:
 def organisations_contact(organisation_id: int, recipient: bytes, message_id: bytes, at_ms: int) -> Contact:
     """A contact in an organisation's history."""
     return Contact(_organisation(organisation_id), recipient, message_id, at_ms)
+
+
+async def enrol(queue: Queue, tenant_id: int, scope: str, people: bytes) -> None:
+    """Suppressions while an epoch is built: recipients, 8 bytes each, of one scope."""
+    of_all = _key(queue, _tenant(tenant_id), "suppressed")
+    key = of_all + b":" + scope.encode() if scope else of_all
+    await queue.script("enrol", [key], [people])
+
+
+async def enlist_packed(queue: Queue, tenant_id: int, country: str, people: bytes) -> None:
+    """A do-not-call list while an epoch is built: recipients, 8 bytes each."""
+    await queue.script("enrol", [_key(queue, _tenant(tenant_id), f"listed:{country}")], [people])
+
+
+async def record_words(queue: Queue, tenant_id: int, scope: str, said: bytes) -> None:
+    """Consents while an epoch is built: recipient and `word`, 17 bytes each, of one brand's scope."""
+    await queue.script("record", [_key(queue, _tenant(tenant_id), "consents")], [scope, said])
+
+
+async def remember(
+    queue: Queue, of_tenants: Mapping[int, list[bytes]], of_organisations: Mapping[int, list[bytes]]
+) -> None:
+    """Contacts while an epoch is built, oldest first: recipient (8 bytes), then its record (24), in turns."""
+    pipe = queue.client.pipeline(transaction=False)
+    owners = [(_tenant(one), items) for one, items in of_tenants.items()]
+    owners += [(_organisation(one), items) for one, items in of_organisations.items()]
+    for owner, items in owners:
+        args = [b"".join(items[0::2]), b"".join(items[1::2])]
+        queue.queue_script(pipe, "remember", [_key(queue, owner, "histories")], args)
+    await queue.execute(pipe)
 
 
 async def remember_contacts(queue: Queue, contacts: Iterable[Contact]) -> None:

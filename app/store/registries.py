@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 
 import asyncpg
 import msgspec
@@ -17,7 +15,7 @@ import msgspec
 from app.store.intake import signed
 from app.store.rules import unsigned
 
-COPY_PAGE = 20_000
+COPY_PAGE = 50_000
 LEAST = (-(2**31), "", -(2**63))  # before the first of (tenant, country, recipient)
 PAGE = 10_000
 
@@ -145,16 +143,24 @@ async def still_listed(
     return {unsigned(row["recipient"]) for row in rows}
 
 
+_TO_COPY = """
+WITH page AS MATERIALIZED (
+    SELECT tenant_id, country, recipient FROM registry_entries
+    WHERE (tenant_id, country, recipient) > ($1::int, $2::text, $3::bigint)
+    ORDER BY tenant_id, country, recipient LIMIT $4
+), packed AS (
+    SELECT tenant_id, country, string_agg(int8send(recipient), ''::bytea) AS people FROM page GROUP BY 1, 2
+)
+SELECT packed.*, ends.* FROM packed, (
+    SELECT tenant_id, country, recipient FROM page ORDER BY 1 DESC, 2 DESC, 3 DESC LIMIT 1
+) ends
+"""
+
+
 async def to_copy(
     driver: asyncpg.Connection, after: tuple[int, str, int]
-) -> tuple[dict[tuple[int, str], list[bytes]], tuple[int, str, int] | None]:
-    """The next people of all lists, by tenant and country; and where the page ends (None: that was all)."""
-    found = await driver.fetch(
-        "SELECT tenant_id, country, recipient, int8send(recipient) FROM registry_entries"
-        " WHERE (tenant_id, country, recipient) > ($1::int, $2::text, $3::bigint)"
-        " ORDER BY tenant_id, country, recipient LIMIT $4",
-        *after,
-        COPY_PAGE,
-    )
-    page = {place: [row[3] for row in rows] for place, rows in groupby(found, itemgetter(0, 1))}
-    return page, None if not found else (found[-1][0], found[-1][1], found[-1][2])
+) -> tuple[list[tuple[int, str, bytes]], tuple[int, str, int] | None]:
+    """(tenant, country, its next people, 8 bytes each) of all lists; and where the page ends (None: that was all)."""
+    found = await driver.fetch(_TO_COPY, *after, COPY_PAGE)
+    page = [(row[0], row[1], row[2]) for row in found]
+    return page, (found[0][3], found[0][4], found[0][5]) if found else None

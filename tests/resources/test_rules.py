@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 
 import pytest
 
 from app import rules
+from app.domain.contacts import brand_scope
 from app.domain.recipient import hash_of
 from app.queue import rules as fast
 from app.queue.connection import EpochLost, Queue
 from app.rules import Owner, Stop, Word
-from app.store import epochs
+from app.store import epochs, registries
 from app.store import rules as book
 from app.store.engine import Database
 
@@ -26,7 +28,8 @@ async def database(postgres_url: str):
     database = Database(postgres_url, pool=4)
     async with database.driver() as driver:
         await driver.execute(
-            "TRUNCATE suppressions, consents, rule_events, cap_events, tenants RESTART IDENTITY CASCADE"
+            "TRUNCATE suppressions, consents, rule_events, cap_events, registry_entries, tenants"
+            " RESTART IDENTITY CASCADE"
         )
         for name in ("one", "two"):
             await driver.execute(
@@ -269,3 +272,59 @@ async def test_an_epoch_spoiled_while_it_is_built_is_never_finished(database: Da
         assert not await epochs.finish(driver, epoch)
     assert not await ready(database)
     await unreachable.close()
+
+
+async def test_what_is_built_is_what_each_change_wrote(
+    database: Database, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value for value, over pages that end within a tenant and within a person."""
+    monkeypatch.setattr(book, "COPY_PAGE", 3)
+    monkeypatch.setattr(registries, "COPY_PAGE", 3)
+    people = [f"+1202555{n:04d}" for n in range(100, 108)]
+    for owner in (ONE, TWO):
+        stops = [Stop(one, sender) for one in people for sender in ("", "12025550199", brand_scope("hats"))]
+        await rules.suppress(database, queue, owner, stops, source="api", **KEY)
+        await rules.enlist(database, queue, owner, "US", people, 1)
+        for n, one in enumerate(people):
+            kind, ends_s = ("express", "soft", "inquiry")[n % 3], (None, NOW + 90.7, 2.0**31 + 5)[n % 3]
+            word = Word(one, at_s=NOW - 1000.6 * n, brand=("", "hats")[n % 2], kind=kind, ends_s=ends_s)
+            await rules.grant(database, queue, owner, [word], **KEY)
+        await rules.withdraw(database, queue, owner, [Word(people[0]), Word(people[1], brand="hats")], **KEY)
+        await contact(database, queue, owner, people)
+    before, written = queue.epoch, await everything(queue)
+    await build(database, queue)
+    assert queue.epoch > before
+    assert await everything(queue) == written
+    assert {"{t1}:histories", "{o7}:histories", "{t2}:consents", "{t2}:listed:US"} <= written.keys()
+    assert len(written["{t1}:suppressed"]) == len(people) + 1, "with the mark that it is whole"
+
+
+async def contact(database: Database, queue: Queue, owner: Owner, people: list[str]) -> None:
+    """Texts that count: of a campaign or none, some for an organisation, one of them tried twice."""
+    for n, one in enumerate([*people, people[0]]):
+        at_ms, recipient = int(NOW * 1000) - 60_000 + n, hash_of(owner.hash_key, one)
+        message_id = bytes([n % len(people)]) * 16
+        campaign, content = (b"camp", b"texts") if n % 2 else (fast.NO_CAMPAIGN, fast.NO_CONTENT)
+        contacts = [
+            fast.tenants_contact(owner.tenant_id, recipient, message_id, at_ms, n != 3, campaign, content),
+            fast.organisations_contact(7, recipient, message_id, at_ms),
+        ]
+        await fast.remember_contacts(queue, contacts)
+        async with database.driver() as driver:
+            await driver.execute(
+                "INSERT INTO cap_events (tenant_id, recipient, message_id, at, contact, campaign, content,"
+                " organisation_id, organisation_recipient)"
+                " VALUES ($1, $2, $3, to_timestamp($4::numeric / 1000), $5, $6, $7, 7, $2)",
+                owner.tenant_id, int.from_bytes(recipient, "big", signed=True), uuid.UUID(bytes=message_id), at_ms,
+                n != 3, campaign if n % 2 else None, content if n % 2 else None,
+            )  # fmt: skip
+
+
+async def everything(queue: Queue) -> dict[str, object]:
+    """The copy of the rules in this epoch, by key without the epoch."""
+    found: dict[str, object] = {}
+    async for key in queue.client.scan_iter(f"v{queue.epoch}:{{*"):
+        name = key.decode().partition(":")[2]
+        kind = (await queue.client.type(key)).decode()
+        found[name] = await (queue.client.smembers(key) if kind == "set" else queue.client.hgetall(key))
+    return found
