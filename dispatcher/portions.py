@@ -169,6 +169,7 @@ class Portioner:
                     validity if shuts is None else _validity_s(min(ends, shuts), now_s),
                     category,
                     cut.header,
+                    metadata=entry.extra.get("metadata", pack.metadata) if entry.extra else pack.metadata,
                 )
             )
         credit.left[name] = max(0, room - portion.segments)

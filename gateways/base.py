@@ -57,6 +57,7 @@ class Submission(msgspec.Struct, gc=False):
     header: bytes = b""
     written: int = 0
     written_at: float = 0.0
+    metadata: dict[str, object] | None = None  # the request's, for gateways that pass some of it on
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):

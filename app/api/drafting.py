@@ -82,6 +82,7 @@ class Terms(msgspec.Struct):
     shift_tables: bool = False
     most: int = limits.MAX_SEGMENTS
     smart: Smart | None = None
+    metadata: dict[str, Any] | None = None  # a batch's
 
 
 class Smart(msgspec.Struct):
@@ -149,6 +150,7 @@ def terms_of(
         shift_tables=request.shift_tables,
         most=most,
         smart=smartened,
+        metadata=None if isinstance(request, wire.PostMessage) else request.metadata,
     )
 
 
@@ -483,6 +485,7 @@ def pack_of(terms: Terms, batch_id: bytes | None, place: Place, entries: list[En
         campaign=terms.campaign,
         gateway=place.gateway,
         max_segments=terms.most,
+        metadata=terms.metadata,
     )
 
 

@@ -53,6 +53,7 @@ class Pack(msgspec.Struct, array_like=True, gc=False):
     campaign: str | None = None  # by which a campaign's own cap counts
     gateway: str = ""  # the one gateway that it may go by: a probe's
     max_segments: int = 0  # as its gateway cuts it; 0: no limit of its own
+    metadata: dict | None = None  # its batch's; a message's own stands in its entry
 
 
 class Rest(msgspec.Struct, array_like=True, gc=False, frozen=True):

@@ -11,6 +11,7 @@ Characters of the password that a URL reserves are percent-encoded.
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
@@ -36,6 +37,7 @@ _SecondsOrNone = Annotated[float, Meta(ge=0, le=7 * 86_400)]
 
 
 MAX_TLV_OCTETS = 255
+_METADATA = re.compile(r"\{metadata\.([^{}]{1,64})\}")
 # Written here, by the text: another one of them would say something else about the same text.
 _RESERVED_TLVS = frozenset(
     {
@@ -250,10 +252,30 @@ def query_after_s(url: str, settings: Mapping[str, Any] | None = None) -> float:
     return parse("smpp", url, settings or {}).options.query_after_s
 
 
-def vendor_tlvs(values: Mapping[str, str]) -> bytes:
+class AskedTlv(msgspec.Struct, frozen=True):
+    """An optional parameter whose value is in a text's metadata; `end` follows the value."""
+
+    tag: int
+    key: str
+    end: bytes
+
+    def written(self, metadata: Mapping[str, object]) -> bytes | None:
+        """Nothing where the metadata has no such key. None: its value can't be written."""
+        value = metadata.get(self.key)
+        if value is None:
+            return b""
+        try:
+            octets = str(value).encode("latin-1") + self.end
+        except UnicodeEncodeError:
+            return None
+        return pdu.tlv(self.tag, octets) if len(octets) <= MAX_TLV_OCTETS else None
+
+
+def vendor_tlvs(values: Mapping[str, str]) -> tuple[bytes, tuple[AskedTlv, ...]]:
     """A gateway's own optional parameters: tag (`"0x1400"`) to `hex:…`, `text:…` (as it stands), or `cstring:…`
-    (with a NUL after it). Raises ValueError naming the tag that makes no sense, and not its value."""
-    written = []
+    (with a NUL after it); of text and cstring the value may be `{metadata.KEY}`, each text's own. Raises ValueError
+    naming the tag that makes no sense, and not its value."""
+    written, asked = [], []
     for tag, value in values.items():
         try:
             number = int(str(tag), 0)
@@ -270,8 +292,11 @@ def vendor_tlvs(values: Mapping[str, str]) -> bytes:
             raise ValueError(f"tlvs: {tag}: write hex:…, text:… or cstring:…") from None
         if not 0 < number <= 0xFFFF or number in _RESERVED_TLVS or len(octets) > MAX_TLV_OCTETS:
             raise ValueError(f"tlvs: {tag} can't be set, or is too long")
-        written.append(pdu.tlv(number, octets))
-    return b"".join(written)
+        if kind != "hex" and (key := _METADATA.fullmatch(content)):
+            asked.append(AskedTlv(number, key[1], b"\x00" if kind == "cstring" else b""))
+        else:
+            written.append(pdu.tlv(number, octets))
+    return b"".join(written), tuple(asked)
 
 
 def account(url: str, settings: Mapping[str, Any] | None = None) -> str:

@@ -25,6 +25,7 @@ _BAD_NUMBER = Rejected("invalid_number")
 _BAD_SENDER = Rejected("invalid_sender")
 _TOO_LONG = Rejected("content_rejected", "segment too long")
 _NOT_IN_ALPHABET = Rejected("content_rejected", "not in the carrier's alphabet")
+_BAD_METADATA = Rejected("content_rejected", "metadata not writable")
 _ONLY_WHOLE = Rejected("partial_unsupported")
 
 _MAX_VALIDITY_S = 360 * 86_400 - 1  # twelve months as counted below; the years stay 0
@@ -54,7 +55,7 @@ class Encoder:
         self._handling = pdu.handling(options.protocol_id, options.priority, schedule)
         self._urgent = pdu.handling(options.protocol_id, urgent, schedule)
         self._replace = int(options.replace_if_present)
-        self._tlvs = vendor_tlvs(options.tlvs)
+        self._tlvs, self._asked = vendor_tlvs(options.tlvs)
         self._data_codings = data_codings(options)
         self._wide = options.concat == "udh16"
         self._senders: dict[str, bytes] = {}
@@ -77,6 +78,9 @@ class Encoder:
                 parts = self._in_alphabet(parts, header)
             except UnicodeEncodeError:
                 return _NOT_IN_ALPHABET
+        own = self._own_tlvs(submission) if self._asked else self._tlvs
+        if own is None:
+            return _BAD_METADATA
         registered, service = self._options.registered_delivery, self._service_type
         handling = self._urgent if submission.category == "otp" else self._handling
         if len(parts) == 1:
@@ -94,13 +98,20 @@ class Encoder:
                 validity,
                 registered,
                 service,
-                self._tlvs,
+                own,
                 handling=handling,
                 replace_if_present=self._replace,
             )
             return [(0, body)]
         return self._long(
-            submission, parts, source, destination, coding=coding, validity=validity, handling=handling
+            submission,
+            parts,
+            source,
+            destination,
+            coding=coding,
+            validity=validity,
+            handling=handling,
+            own=own,
         )
 
     def _long(
@@ -113,6 +124,7 @@ class Encoder:
         coding: int,
         validity: bytes,
         handling: bytes,
+        own: bytes,
     ) -> list[tuple[int, bytes]] | Rejected:
         total, mask, reference = len(parts), submission.mask, submission.reference
         if self._options.concat == "payload" and mask != (1 << total) - 1:
@@ -141,13 +153,18 @@ class Encoder:
                 validity,
                 self._options.registered_delivery,
                 self._service_type,
-                tlvs + self._tlvs,
+                tlvs + own,
                 handling=handling,
             )  # never replace_if_present: the second segment would replace the first
             bodies.append((index, body))
             if index == ALL:
                 break
         return bodies
+
+    def _own_tlvs(self, submission: Submission) -> bytes | None:
+        """The carrier's own optional parameters of a text. None: one can't be written."""
+        written = [asked.written(submission.metadata or {}) for asked in self._asked]
+        return None if None in written else self._tlvs + b"".join(one for one in written if one)
 
     def _in_alphabet(self, parts: tuple[bytes, ...], header: bytes) -> tuple[bytes, ...]:
         """GSM-7 parts as the carrier's own alphabet is written. Raises UnicodeEncodeError."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.api import limits
+from app.domain.pack import decode_pack
 from app.offering import attach
 from app.queue import lanes
 from app.queue.connection import Queue
@@ -54,6 +55,14 @@ async def test_the_valid_ones_are_accepted_and_the_others_listed(api):
     rest = (await api.get(f"{answer['url']}/rejections?limit=4&cursor={first['next']}")).json
     assert [one["index"] for one in first["data"] + rest["data"]] == list(range(3, 10))
     assert (first["total"], rest["next"]) == (7, None)
+
+
+async def test_a_batchs_metadata_and_limit_go_with_its_texts(api):
+    body = {**api.batch(recipients(2)), "metadata": {"dlt_template_id": "1107"}, "max_segments": 3}
+    assert (await api.post("/v1/batches", body)).status == 202
+    rows = await api.fetch("SELECT payload FROM packs ORDER BY id DESC LIMIT 2")
+    packs = [decode_pack(row["payload"]) for row in rows]
+    assert {(pack.metadata["dlt_template_id"], pack.max_segments) for pack in packs} == {("1107", 3)}
 
 
 async def test_what_waits_for_its_time_is_deferred_in_its_region_too(api):

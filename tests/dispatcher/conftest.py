@@ -299,6 +299,7 @@ class World:
         test: bool = False,
         campaign: str | None = None,
         max_segments: int = 0,
+        metadata: dict[str, Any] | None = None,
     ) -> list[intake.Draft]:
         now = time.time()
         segments = count(body)
@@ -311,7 +312,7 @@ class World:
             pack = Pack(
                 tenant, batch, region or land, land, int(category), sender, body, None,
                 None if valid_s is None else now + valid_s, retry_unknown, entries, test, campaign=campaign,
-                max_segments=max_segments,
+                max_segments=max_segments, metadata=metadata,
             )  # fmt: skip
             made.append(intake.Draft(ids.new_id(now), pack, now + due_in_s, priority))
         return made

@@ -177,6 +177,23 @@ async def test_what_its_gateway_cuts_into_more_than_was_allowed_fails_and_is_not
     await world.check_books()
 
 
+async def test_a_texts_metadata_reaches_its_gateway(make_world: MakeWorld, smsc: Smsc) -> None:
+    world = await make_world(smsc)
+    tlvs = {"0x1401": "text:{metadata.dlt}"}
+    await world.change(config.GATEWAY, {"name": "smsc"}, settings={"tlvs": tlvs})
+    await world.start()
+    (good,) = await world.accept([TO], category=Category.transactional, metadata={"dlt": "1107"})
+    (bad,) = await world.accept([TO], category=Category.transactional, metadata={"dlt": "ลาว"})
+    await world.until_final()
+    assert (await world.standing(good)).state == State.delivered
+    standing = await world.standing(bad)
+    assert (standing.state, standing.reason, standing.raw) == (
+        State.rejected,
+        "content_rejected",
+        "metadata not writable",
+    )
+
+
 @pytest.mark.soak  # its short form: tests/store/test_totals.py
 async def test_a_dispatcher_that_dies_leaves_no_segment_that_never_was(
     make_world: MakeWorld, smsc_process: Smsc, until: Callable

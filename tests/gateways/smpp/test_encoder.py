@@ -155,6 +155,19 @@ def test_a_segment_never_replaces_another_of_its_text(submission):
         assert theirs.replace_if_present_flag == 0
 
 
+def test_parameters_from_a_texts_metadata(submission):
+    tlvs = {"0x1400": "text:1101", "0x1401": "text:{metadata.dlt}", "0x1402": "cstring:{metadata.header}"}
+    for text in ("hi", "a" * 400):
+        metadata = {"dlt": "1107", "header": 42, "order": "x"}
+        for message in messages(submission(text=text, metadata=metadata), tlvs=tlvs).values():
+            assert dict(message.tlvs) == {0x1400: b"1101", 0x1401: b"1107", 0x1402: b"42\x00"}
+    for message in messages(submission(metadata=None), tlvs=tlvs).values():
+        assert dict(message.tlvs) == {0x1400: b"1101"}, "the carrier says what it misses"
+    for wrong in ("1" * 256, "ลาว"):
+        body = Encoder(Options(tlvs=tlvs)).bodies(submission(metadata={"dlt": wrong}))
+        assert body == Rejected("content_rejected", "metadata not writable")
+
+
 def test_the_carriers_own_parameters(submission):
     tlvs = {"0x1400": "text:1101234", "5121": "cstring:1107", "0x1402": "hex:00ff"}
     for text in ("hi", "a" * 400):
