@@ -412,3 +412,21 @@ async def import_suppressions(api: Any, n: int) -> None:
     assert (answer["accepted"], answer["new"]) == (n, n)
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown_kib < 64 * 1024
+
+
+@pytest.mark.parametrize("path", ["/v1/keywords", "/v1/surveys", "/v1/erasures"])
+async def test_a_list_read_one_by_one_is_the_list(api: Any, path: str) -> None:
+    for n in range(3):
+        word = f"page{n}"
+        await api.post("/v1/keywords", {"keyword": word, "reply": "x"})
+        survey = {"name": word, "question": "?", "sender": "12025550198", "options": {"A": [f"a{n}"]}}
+        await api.post("/v1/surveys", {**survey, "reply": "x"})
+        await api.post("/v1/erasures", {"to": f"+1202555017{n}"})
+    whole = [one["id"] for one in (await api.get(path)).json["data"]]
+    assert len(whole) >= 3
+    found, cursor = [], ""
+    while cursor is not None:
+        page = (await api.get(f"{path}?limit=1" + (f"&cursor={cursor}" if cursor else ""))).json
+        found += [one["id"] for one in page["data"]]
+        cursor = page["next"]
+    assert found == whole

@@ -6,11 +6,13 @@ filters; what belongs to no tenant (gateways, routes, regions, tenants) is reach
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
+from uuid import UUID
 
+import asyncpg
 from fastapi import Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -23,6 +25,7 @@ from app.domain.phone import InvalidNumber, parse
 from app.store import config, tenants
 from app.store.audit import By
 
+Row = TypeVar("Row")
 MAX_INT = 2**31 - 1
 PROBLEMS: dict[int | str, dict[str, Any]] = {status: openapi.problem(status) for status in (404, 409)}
 NO_STORE = {"cache-control": "no-store"}  # an answer that shows a secret
@@ -98,6 +101,24 @@ def place(cursor: str | None, caller: Caller, filters: str) -> bytes | None:
 def after(last: bytes | None, caller: Caller, filters: str) -> str | None:
     """The cursor behind a page's last element; None when there is no more."""
     return None if last is None else cursors.encode(last, key=caller.hash_key, filters=filters)
+
+
+async def page_of(
+    request: Request,
+    caller: Caller,
+    filters: str,
+    cursor: str | None,
+    limit: int,
+    read: Callable[[asyncpg.Connection, bytes | None], Awaitable[Sequence[Row]]],
+    name: Callable[[Row], UUID],
+) -> tuple[Sequence[Row], str | None]:
+    """A list's page of rows that are found by an id, and the cursor behind it. `read` gives at most `limit` of them
+    past that id. Raises Problem (400)."""
+    start = place(cursor, caller, filters)
+    async with context_of(request).database.driver() as driver:
+        rows = await read(driver, start)
+    last = name(rows[-1]).bytes if len(rows) == limit else None
+    return rows, after(last, caller, filters)
 
 
 def e164(raw: str, pointer: str = "/to") -> str:

@@ -19,7 +19,7 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of, identifier
-from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Reason, Strict, Text, after, e164, place
+from app.api.resources.base import PROBLEMS, Cursor, Limit, Number, Reason, Strict, Text, e164, page_of
 from app.api.resources.suppressions import owner_of
 from app.domain import mentions
 from app.store import erasures
@@ -86,11 +86,11 @@ async def list_erasures(
     request: Request, caller: Ruler, cursor: Cursor = None, limit: Limit = limits.DEFAULT_PAGE
 ) -> ErasurePage:
     """The tenant's requests, newest first."""
-    before = place(cursor, caller, "erasures")
-    async with context_of(request).database.driver() as driver:
-        page = await erasures.page(driver, caller.tenant_id, before=before, limit=limit)
-    last = page[-1].id.bytes if len(page) == limit else None
-    return ErasurePage(data=[_view(one) for one in page], next=after(last, caller, "erasures"))
+    page, following = await page_of(
+        request, caller, "erasures", cursor, limit,
+        lambda driver, start: erasures.page(driver, caller.tenant_id, before=start, limit=limit), lambda one: one.id,
+    )  # fmt: skip
+    return ErasurePage(data=[_view(one) for one in page], next=following)
 
 
 @router.get("/v1/erasures/{erasure_id}", summary="One erasure")

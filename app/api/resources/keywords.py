@@ -20,7 +20,7 @@ from app.api.auth import Caller, require
 from app.api.idempotency import IdempotentRoute
 from app.api.problems import Problem, field_problem
 from app.api.reading import context_of, identifier
-from app.api.resources.base import PROBLEMS, Cursor, Limit, Line, Moment, Strict, Text, after, changing, place
+from app.api.resources.base import PROBLEMS, Cursor, Limit, Line, Moment, Strict, Text, changing, page_of
 from app.domain import ids
 from app.domain.keywords import normalise
 from app.domain.text import TextError, count
@@ -167,11 +167,11 @@ async def list_keywords(
     request: Request, caller: Reader, cursor: Cursor = None, limit: Limit = limits.DEFAULT_PAGE
 ) -> KeywordPage:
     """The tenant's own keywords. Stop, start and help words need none."""
-    start = place(cursor, caller, "keywords")
-    async with context_of(request).database.driver() as driver:
-        page = await store.page(driver, caller.tenant_id, after=start, limit=limit)
-    last = page[-1].id.bytes if len(page) == limit else None
-    return KeywordPage(data=[_view(one) for one in page], next=after(last, caller, "keywords"))
+    page, following = await page_of(
+        request, caller, "keywords", cursor, limit,
+        lambda driver, start: store.page(driver, caller.tenant_id, after=start, limit=limit), lambda one: one.id,
+    )  # fmt: skip
+    return KeywordPage(data=[_view(one) for one in page], next=following)
 
 
 @router.post("/v1/keywords", summary="Create a keyword", status_code=201)
@@ -250,11 +250,11 @@ async def list_surveys(
     request: Request, caller: Reader, cursor: Cursor = None, limit: Limit = limits.DEFAULT_PAGE
 ) -> SurveyPage:
     """The tenant's surveys with their counts."""
-    start = place(cursor, caller, "surveys")
-    async with context_of(request).database.driver() as driver:
-        page = await store.surveys(driver, caller.tenant_id, after=start, limit=limit)
-    last = page[-1].id.bytes if len(page) == limit else None
-    return SurveyPage(data=[_shown(one) for one in page], next=after(last, caller, "surveys"))
+    page, following = await page_of(
+        request, caller, "surveys", cursor, limit,
+        lambda driver, start: store.surveys(driver, caller.tenant_id, after=start, limit=limit), lambda one: one.id,
+    )  # fmt: skip
+    return SurveyPage(data=[_shown(one) for one in page], next=following)
 
 
 async def _found(request: Request, caller: Caller, survey_id: str) -> store.Survey:
@@ -281,15 +281,15 @@ async def list_answers(
 ) -> AnswerPage:
     """Who chose what."""
     await _found(request, caller, survey_id)
-    filters = f"answers {survey_id}"
-    start = place(cursor, caller, filters)
-    async with context_of(request).database.driver() as driver:
-        page = await store.answers(driver, identifier(survey_id), after=start, limit=limit)
-    last = page[-1].inbound_id.bytes if len(page) == limit else None
+    page, following = await page_of(
+        request, caller, f"answers {survey_id}", cursor, limit,
+        lambda driver, start: store.answers(driver, identifier(survey_id), after=start, limit=limit),
+        lambda one: one.inbound_id,
+    )  # fmt: skip
     data = [
         Answer(sender=one.address, option=one.option, inbound_id=one.inbound_id, at=one.at) for one in page
     ]
-    return AnswerPage(data=data, next=after(last, caller, filters))
+    return AnswerPage(data=data, next=following)
 
 
 @router.post("/v1/surveys/{survey_id}/end", summary="End a survey")
