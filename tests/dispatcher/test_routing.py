@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -156,6 +158,51 @@ async def test_a_change_of_routes_holds_at_once(
     await world.accept(numbers(20), category=Category.transactional)
     await world.until_final()
     assert not await smsc.ledger()
+
+
+@pytest.mark.parametrize(("seed", "rounds"), [(1, 5), pytest.param(2, 30, marks=pytest.mark.soak)])
+async def test_gateways_that_flap_and_routes_that_change_send_nothing_twice(
+    make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until, seed: int, rounds: int
+) -> None:
+    """Rounds of faults at random while texts go: refusals, throttling, cuts, slow answers, and routes to gateways that
+    are disabled meanwhile."""
+    world = await two(make_world, smsc, other)
+    await world.gateway("gone")
+    await world.change(config.GATEWAY, {"name": "gone"}, enabled=False)
+    local = await world.start()
+    await both_bound(world, local, until)
+    chance = random.Random(seed)
+    well: dict[str, Any] = {"error": 0.0, "rate": 0, "answer_delay_s": 0.0, "cut_at": 0}
+    faults: list[dict[str, Any]] = [
+        {}, {"error": 0.7}, {"rate": 5}, {"answer_delay_s": 0.3}, {"cut_at": 3}, {"error": 1.0},
+    ]  # fmt: skip
+    ways = [["smsc", "other"], ["other", "smsc"], ["gone"], ["gone", "other"], ["smsc"]]
+    total = 0
+    for _ in range(rounds):
+        people = numbers(25, start=total)
+        total += len(people)
+        await world.accept(people, category=Category.transactional, retry_unknown=False)
+        for one in (smsc, other):
+            await one.change(**{**well, **chance.choice(faults)})
+        await world.change(config.ROUTE, {"id": 1}, gateways=chance.choice(ways))
+        await world.change(config.GATEWAY, {"name": "other"}, enabled=chance.random() < 0.7)
+        await asyncio.sleep(0.2)
+    for one in (smsc, other):
+        await one.change(**well)
+    await world.change(config.ROUTE, {"id": 1}, gateways=["smsc", "other"])
+    await world.change(config.GATEWAY, {"name": "other"}, enabled=True)
+    done = (State.delivered, State.unknown, State.submitted)
+
+    async def settled() -> bool:
+        states = await world.states()
+        return sum(n for state, n in states.items() if state in done) == total
+
+    await until(settled, "all have left", timeout_s=90)
+    taken = (await smsc.taken()) + (await other.taken())
+    assert all(n == 1 for n in taken.values())
+    states = await world.states()
+    assert sum(taken.values()) >= total - states[State.unknown]
+    await world.check_books()
 
 
 # -- explanations
