@@ -130,7 +130,7 @@ class Process:
             self.lease_id = await dispatch.open_lease(driver, f"{socket.gethostname()}:{os.getpid()}")
             self._timeline = await timelines.current(driver)
             for weakness in await durability.weaknesses(driver):
-                log.info("durability: %s", weakness)
+                log.log(logging.INFO if self._timeline else logging.WARNING, "durability: %s", weakness)
         metrics, database, queue = self.metrics, self.database, self.queue
         publisher = Publisher()
         self.recorder = Recorder(database, queue, self.lease_id, metrics, publisher, self._lease_lost)

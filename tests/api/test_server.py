@@ -85,7 +85,7 @@ async def test_every_error_is_a_problem(api, method, path, status, code):
 
 
 async def test_a_405_names_every_method_of_the_path(api):
-    for path, wanted in (("/v1/messages", {"GET", "POST"}), ("/v1/batches/upload", {"POST", "GET"})):
+    for path, wanted in (("/v1/messages", {"GET", "POST"}), ("/v1/batches/upload", {"POST"})):
         reply = await api.call("PUT", path)
         assert set(reply.headers["allow"].split(", ")) == wanted
 
@@ -163,7 +163,7 @@ async def test_postgresql_gone_is_a_503_and_back_again_without_a_restart(engines
             assert "retry-after" in reply.headers
         assert (await api.get("/healthz")).status == 200
         postgres.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while (await api.post("/v1/messages", api.message())).status != 202:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
@@ -232,7 +232,7 @@ async def _served(api: Api, process: subprocess.Popen, url: str, workers: int) -
         assert reply.status == 202, reply.raw
         accepted = await reply.json()
     if workers > 1:  # any worker answers for all
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         for _ in range(3):
             while await counted(url) != 1:
                 assert time.monotonic() < deadline
@@ -260,7 +260,7 @@ UNKNOWN = (None, "vk_unknown")
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/templates", "/v1/nowhere"])
 async def test_without_a_known_key_the_answer_comes_before_the_body(api, path, key):
     reader, writer = await _half_sent(api, path, key)
-    line = await asyncio.wait_for(reader.readline(), 5)
+    line = await asyncio.wait_for(reader.readline(), 30)
     assert b" 401 " in line
     writer.close()
 
@@ -300,7 +300,7 @@ async def test_one_key_holds_at_most_half_of_the_slots(api, monkeypatch):
 async def test_a_body_that_stalls_is_a_408_and_the_connection_ends(api, monkeypatch, path):
     monkeypatch.setattr(limits, "BODY_IDLE_S", 0.05)
     reader, writer = await _half_sent(api, path, api.key)
-    answer = await asyncio.wait_for(reader.read(), 5)
+    answer = await asyncio.wait_for(reader.read(), 30)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"request_timeout" in answer
     assert b"connection: close" in answer.lower()
@@ -312,12 +312,12 @@ async def test_a_body_that_trickles_is_a_408(api, monkeypatch):
     reader, writer = await _half_sent(api, "/v1/messages", api.key)
 
     async def trickle() -> None:
-        for _ in range(90):
+        while True:
             await asyncio.sleep(0.03)
             writer.write(b" ")
 
     trickling = asyncio.create_task(trickle())
-    line = await asyncio.wait_for(reader.readline(), 2)
+    line = await asyncio.wait_for(reader.readline(), 30)
     trickling.cancel()
     assert b" 408 " in line
     writer.close()

@@ -179,7 +179,8 @@ async def test_an_otp_overtakes_a_campaign(make_world: MakeWorld, smsc: Smsc, un
     (otp,) = await world.accept(people(1, 9000), category=Category.otp, valid_s=60)
     await world.until_state(otp, State.delivered)
     (entry,) = await world.smsc.ledger(people(1, 9000)[0])
-    assert entry["at"] - asked < 1.0, "the campaign would take eight seconds more"
+    before = sum(asked <= one["at"] < entry["at"] for one in await world.smsc.ledger())
+    assert before < 600, "nearly all of the campaign would have come first"
 
 
 async def test_binds_over_two_dispatchers_never_pass_the_contract(

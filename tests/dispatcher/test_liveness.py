@@ -184,12 +184,12 @@ async def test_a_dispatcher_does_not_hammer_a_redis_that_it_loses_at_once(
         return await join(*args)
 
     monkeypatch.setattr(rebuild, "join", counted)
-    ends = time.monotonic() + 2.0
-    while time.monotonic() < ends:
+    began = time.monotonic()
+    while time.monotonic() < began + 2.0 or joins < 2:
         if local.process.dispatcher.attached.is_set():
             local.process.dispatcher.detach()
         await asyncio.sleep(0.005)
-    assert 2 <= joins <= 5, joins
+    assert joins <= 5 + max(0.0, time.monotonic() - began - 2.5), "the pauses grow to five seconds"
 
 
 def children_of(pid: int) -> list[int]:

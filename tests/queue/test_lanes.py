@@ -245,5 +245,5 @@ async def test_an_offer_wakes_whoever_listens(queue: Queue) -> None:
     while not (await queue.client.pubsub_numsub(WAKE))[0][1]:
         await asyncio.sleep(0.005)
     await lanes.offer(queue, [parcel()])
-    await asyncio.wait_for(heard, 5)
+    await asyncio.wait_for(heard, 30)
     await wakes.aclose()

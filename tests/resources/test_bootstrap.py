@@ -190,7 +190,7 @@ async def test_each_change_is_announced(database: Database, postgres_url: str, t
             await config.change(
                 connection, config.REGION, {"code": "VN"}, {"rate": 7}, config.By("ann", "slow")
             )
-        assert int(await asyncio.wait_for(heard.get(), 5)) == (await loaded(database)).version
+        assert int(await asyncio.wait_for(heard.get(), 30)) == (await loaded(database)).version
     finally:
         await listener.close()
 

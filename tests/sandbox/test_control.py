@@ -158,7 +158,7 @@ class Sink:
         return self.ended[text, 0]
 
     async def _until(self, condition):
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()

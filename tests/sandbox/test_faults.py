@@ -105,14 +105,14 @@ async def test_whoever_reads_no_answers_is_not_read_from(sandbox, connect):
     body = pdu.submit_sm_body(pdu.address(3, 0, b"12345"), pdu.address(1, 1, b"1202"), 0, b"x" * 100)
     many = b"".join(pdu.frame(pdu.SUBMIT_SM, n, body) for n in range(1, 5001))
     (connection,) = sandbox.connections
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not connection._full:
             if not esme.writer.transport.get_write_buffer_size():
                 esme.write(many)
             await asyncio.sleep(0.005)
     assert connection._transport.get_write_buffer_size() < 4_000_000
     esme.writer.transport.resume_reading()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while connection._full:
             assert await esme.reader.read(1 << 20)
     assert connection._transport.is_reading()

@@ -437,7 +437,7 @@ async def test_what_became_of_a_text_without_a_receipt_can_be_asked(sandbox, esm
                 return
             await asyncio.sleep(0.05)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await told(lost, 5)
         await told(never, 2)
     await esme.silent()

@@ -52,7 +52,7 @@ class Listener:
             return len(self.to(path)) >= count
 
         async with self._arrived:
-            await asyncio.wait_for(self._arrived.wait_for(enough), 10)
+            await asyncio.wait_for(self._arrived.wait_for(enough), 60)
         return self.to(path)
 
     def to(self, path: str | None) -> list[tuple[str, dict[str, str], bytes]]:
@@ -132,7 +132,7 @@ class Office:
 
     async def settled(self, *wanted: int) -> None:
         """Until the deliveries' states are these."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await self.states() != list(wanted):
                 await asyncio.sleep(0.01)
 
@@ -299,7 +299,7 @@ async def test_after_failures_in_a_row_a_target_gets_one_at_a_time(office, liste
     listener.answer["/hook"] = maybe
     await office.endpoint(f"{listener.base}/hook")
     await office.tell(*((None, "message.delivered") for _ in range(60)))
-    start(msgspec.structs.replace(QUICK, open_first_s=0.15, schedule_s=(0.01,) * 30))
+    start(msgspec.structs.replace(QUICK, open_first_s=1.5, schedule_s=(0.01,) * 30))
     await listener.until(worker.PER_TARGET)
     await asyncio.sleep(0.1)
     assert len(listener.requests) == worker.PER_TARGET, "the breaker is open"
