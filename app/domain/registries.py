@@ -1,21 +1,43 @@
 """Do-not-call registers' files, row by row, behind one interface: a row's fields to the number that they name.
 
-Each register gives its subscribers files in a form of its own. Those whose form is published stand in `Format`; all
-others are read by the name or place of a column, and by a column that must have a value ("No Text": "Y"). A list that
-comes as an answer to a check (Singapore), on a portal (Viet Nam 5656, Hong Kong) or by the operator (India NCPR,
-Nigeria 2442) is exported as CSV there. Nobody at this project has a licence: none was tried on a register's own file.
+Each register gives its subscribers files in a form of its own. Those whose form is published stand in `FORMS`, with the
+page; all others are read as `numbers`: one column of national or international numbers, by its name or the first, and,
+if wanted, only the rows with a value in another ("No Text": "Y"). That takes what comes as an answer to a check
+(Singapore, Australia), from a portal (Viet Nam 5656, Hong Kong) or an operator (India NCPR, Nigeria 2442), as CSV.
+Nobody at this project has a licence: none was tried on a register's own file. See docs/registries.md.
 
 Pure: the fields come in as data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
 
 from app.domain.phone import InvalidNumber, Number, calling_code_of, parse
 
-Format = Literal["numbers", "us_national"]
+Format = Literal["numbers", "us_national", "ca_national", "uk_tps"]
+
+
+class Form(msgspec.Struct, frozen=True):
+    """A register's published form. `country`: whose register it is; `fields`: how many a row may have, all one number;
+    `digits`: how many that number has, 0: as the country's numbers have."""
+
+    country: str
+    fields: int
+    digits: int
+    source: str
+
+
+FORMS: Final[Mapping[str, Form]] = {
+    # area code and seven digits apart, or ten digits: the full list's flat file, not the change list's
+    "us_national": Form("US", 2, 10, "FTC, Telemarketer Access Information: flat text file of the full list"),
+    "ca_national": Form("CA", 2, 10, "CRTC, National DNCL, File Formats: flat text file"),
+    # dialling code with its 0 and the rest, with or without a space between, filled up with spaces to 12
+    "uk_tps": Form("GB", 1, 0, "Telephone Preference Service, Technical Specifications for File Formats"),
+}
 
 
 class UnknownColumn(ValueError):
@@ -28,10 +50,15 @@ class Reader:
     def __init__(
         self, country: str, format_: Format, column: str | None = None, where: tuple[str, str] | None = None
     ) -> None:
-        """`column`: the header's name for the number; without one, the first column, with or without a header."""
+        """`column`: the header's name for the number; without one, the first column, with or without a header.
+
+        Raises ValueError: the form is another country's; KeyError: the country has no numbers.
+        """
+        self._form = FORMS.get(format_)
         self._country = country
         self._code = calling_code_of(country)
-        self._format = format_
+        if self._form is not None and self._form.country != country:
+            raise ValueError(f"{format_} is a form of {self._form.country}'s register")
         self._column = column
         self._where = where
         self._place = 0
@@ -40,8 +67,8 @@ class Reader:
     def header(self, fields: Sequence[str]) -> bool:
         """Whether the first row is a header. Raises UnknownColumn."""
         names = [field.strip().casefold() for field in fields]
-        if self._format == "us_national":
-            return not all(field.strip().isdigit() for field in fields[:2])
+        if self._form is not None:
+            return not any(char.isdigit() for field in fields for char in field)
         for wanted in (self._column, self._where[0] if self._where else None):
             if wanted is not None and wanted.casefold() not in names:
                 raise UnknownColumn(wanted)
@@ -55,8 +82,8 @@ class Reader:
 
     def number(self, fields: Sequence[str]) -> str | None:
         """The number (E.164) that a row puts on the list; None: the row says that it is not. Raises InvalidNumber."""
-        if self._format == "us_national":
-            return self._us(fields)
+        if self._form is not None:
+            return self._in_form(self._form, fields)
         if self._where is not None:
             found = fields[self._where_place] if self._where_place < len(fields) else ""
             if found.strip().casefold() != self._where[1].casefold():
@@ -64,12 +91,14 @@ class Reader:
         raw = fields[self._place].strip() if self._place < len(fields) else ""
         return self._of_country(raw).e164
 
-    def _us(self, fields: Sequence[str]) -> str:
-        """The US national list's flat files: area code and the seven digits behind it (FTC, "Q&A for
-        Telemarketers"), also written as one number of ten."""
-        digits = "".join(field.strip() for field in fields[:2])
-        if len(digits) != 10 or not digits.isdigit():
-            raise InvalidNumber("not_a_number", "not an area code and seven digits")
+    def _in_form(self, form: Form, fields: Sequence[str]) -> str:
+        digits = "".join("".join(fields).split())
+        if (
+            len(fields) > form.fields
+            or not digits.isdecimal()
+            or (form.digits and len(digits) != form.digits)
+        ):
+            raise InvalidNumber("not_a_number", "it is not a row of that form")
         return self._of_country(digits).e164
 
     def _of_country(self, raw: str) -> Number:

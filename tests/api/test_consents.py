@@ -258,6 +258,23 @@ async def test_numbers_in_national_form_and_columns_of_choice(api: Any, queue: Q
     assert (await import_list(api, "/v1/registries/ZZ/import", "1\n")).status == 422
 
 
+async def test_registers_own_forms_are_read_by_the_import(api: Any, queue: Queue) -> None:
+    canada = await import_list(
+        api, "/v1/registries/CA/import?format=ca_national", "416,5550111\n4165550112\n"
+    )
+    assert canada.json["accepted"] == 2
+    assert [await letter(api, queue, f"+1416555011{n}", registry="CA") for n in (1, 2, 3)] == ["d", "d", "."]
+    tps = "02073787244 \r\n0207 3787245\r\n07860 338653\r\n"
+    britain = await import_list(api, "/v1/registries/GB/import?format=uk_tps", tps)
+    assert (britain.json["accepted"], britain.json["rejected_count"]) == (3, 0)
+    assert await letter(api, queue, "+447860338653", registry="GB") == "d"
+    other = await import_list(api, "/v1/registries/GB/import?format=us_national", "202,5550111\n")
+    assert (other.status, other.json["errors"][0]["pointer"]) == (422, "query/format")
+    assert await letter(api, queue, "+447860338653", registry="GB") == "d"
+    for country in ("CA", "GB"):
+        await api.call("DELETE", f"/v1/registries/{country}?reason=r")
+
+
 async def test_a_stale_list_says_so_and_holds(api: Any, queue: Queue) -> None:
     await import_list(api, f"/v1/registries/HK/import?as_of={ago(days=40).replace('+', '%2B')}", "91234567\n")
     [stored] = [one for one in (await api.get("/v1/registries")).json["data"] if one["country"] == "HK"]

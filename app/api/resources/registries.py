@@ -90,7 +90,7 @@ async def import_registry(
     as_of: Annotated[Moment | None, Query(description="When it was drawn; now.")] = None,
     valid_days: Annotated[int | None, Query(ge=1, le=366)] = None,
 ) -> Taken:
-    """CSV, streamed. `numbers`: the first column, or the one named; `us_national`: area code, seven digits.
+    """CSV, streamed. `numbers`: the first column, or the one named; the others are the published forms of registers.
 
     Numbers may be written nationally. A file that broke off may be sent again, whole. The list replaces the one before.
     """
@@ -106,6 +106,8 @@ async def import_registry(
         reader = Reader(country, file_format, column, (name, value) if only else None)
     except KeyError:
         raise field_problem("path/country", "invalid_value", "no country that has numbers") from None
+    except ValueError as error:
+        raise field_problem("query/format", "invalid_value", str(error)) from None
     if _media(request) not in CSV:
         raise Problem(415, "unsupported_media_type", "send text/csv")
     owner = owner_of(caller)
