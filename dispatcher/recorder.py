@@ -37,6 +37,7 @@ from gateways.base import Accepted, Outcome, Rejected, Retry, Submission, Unknow
 
 FLUSH_EVERY_S = 0.01
 RETRY_WRITE_S = 0.5
+RELEASE_S = 1.0
 PLAIN_CHARACTERS = 255
 KINDS = {"accepted": 1, "rejected": 2, "again": 3, "unknown": 4}
 ACCEPTED = KINDS["accepted"]
@@ -128,11 +129,13 @@ class Recorder:
         return self._task
 
     async def stop(self) -> None:
-        """Flush what is there and end."""
+        """Flush what is there and end. What Redis does not learn within `RELEASE_S`, the successor tells it."""
         if self._task is not None:
             await self.barrier()
+            self._ending = True
+            self._wake.set()
+            await asyncio.wait([self._task], timeout=RELEASE_S)
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     @property
     def in_flight(self) -> int:
@@ -148,6 +151,7 @@ class Recorder:
                 self._flushed.clear()
                 await self._flushed.wait()
 
+    _ending = False
     _generation = 0
     _flushing = False
     _lost = False
@@ -276,7 +280,7 @@ class Recorder:
     # Flushing
 
     async def _run(self) -> None:
-        while True:
+        while not self._ending:
             await self._wake.wait()
             self._wake.clear()
             self._flushing = True
