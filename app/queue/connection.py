@@ -32,6 +32,7 @@ SCRIPTS = (
     "mend",
 )
 SOCKET_TIMEOUT_S = 5
+LAYOUT = 2  # of what stands under the keys: raise it with each change, and a newer Volley builds an epoch of its own
 Unavailable = RedisError
 WAKE = "volley:wake"
 
@@ -67,9 +68,12 @@ class Queue:
         return f"v{self.epoch}:" + ":".join(parts)
 
     async def run_id(self) -> str:
-        """The server's incarnation: changes with each start, and is another one's after a failover."""
+        """The server's incarnation, and the layout of the keys: an epoch belongs to both.
+
+        It changes with each start, is another one's after a failover, and a copy in another layout answers nothing.
+        """
         info: Any = await self.client.info("server")
-        return str(info["run_id"])
+        return f"{info['run_id']}.{LAYOUT}"
 
     async def load(self) -> None:
         """Load the scripts: the caller has checked that this server's copy is whole."""

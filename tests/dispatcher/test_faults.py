@@ -19,6 +19,7 @@ import redis
 from app import offering, rules
 from app.domain.message import State
 from app.queue import lanes
+from app.queue.connection import LAYOUT
 
 if TYPE_CHECKING:
     from tests.dispatcher.conftest import Local, MakeWorld, Smsc, World
@@ -134,6 +135,7 @@ async def test_a_stopped_dispatcher_leaves_nothing_in_doubt(
     await world.accept(people(900))
     await until(lambda: left(world, 300), timeout_s=30)
     assert await child.stop() == 0
+    assert await world.value("SELECT count(*) FROM leases WHERE ended_at IS NULL") == 0
     assert await world.value("SELECT count(*) FROM parcels WHERE lease_id IS NOT NULL") == 0
     states = await world.states()
     assert states[State.unknown] == states[State.submitting] == 0
@@ -258,6 +260,26 @@ async def test_an_idle_dispatcher_joins_the_epoch_that_another_one_began(
     await world.accept(people(50))
     await world.until_final()
     await check_ends(world, unknown_at_most=0, reasons=set())
+
+
+async def test_a_copy_in_another_layout_answers_nothing(
+    make_world: MakeWorld, smsc: Smsc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer Volley meets the keys of an older one, on a server that ran on."""
+    world = await make_world(smsc)
+    local = await world.start()
+    stopped, *others = people(3)
+    await suppress(world, stopped)
+    assert await local.stop() == 0
+    before = await world.value("SELECT epoch FROM redis_epoch")
+    await world.queue.client.delete(f"v{before}:{{t1}}:suppressed")  # it stands elsewhere in the newer layout
+    monkeypatch.setattr("app.queue.connection.LAYOUT", LAYOUT + 1)
+    await world.start()
+    assert await world.value("SELECT epoch FROM redis_epoch") == before + 1
+    await world.accept([stopped, *others])
+    await world.until_final()
+    assert await world.states() == {State.suppressed: 1, State.delivered: 2}
+    assert await world.smsc.taken() == dict.fromkeys(others, 1)
 
 
 async def test_claims_whose_answer_was_lost_come_back(world: World) -> None:
