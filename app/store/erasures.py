@@ -169,8 +169,10 @@ async def blank(driver: asyncpg.Connection, pack_id: bytes, indexes: set[int]) -
 
 def _blanked(pack: Pack, indexes: set[int]) -> Pack:
     entries = [_forgotten(entry) if entry.index in indexes else entry for entry in pack.entries]
-    alone = all(not entry.to for entry in entries)  # then the pack's body is theirs, too
-    return msgspec.structs.replace(pack, entries=entries, body="" if alone else pack.body)
+    blanked = msgspec.structs.replace(pack, entries=entries)
+    if all(not entry.to for entry in entries):  # then what they share is theirs, too
+        blanked.body, blanked.metadata, blanked.campaign = "", None, None
+    return blanked
 
 
 def _forgotten(entry: Entry) -> Entry:

@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import pytest
@@ -181,7 +182,7 @@ async def _route(api: Any) -> Ask:
     return Ask("/v1/routes", body, {**body, "reason": "another"})
 
 
-_regions = iter(("GB", "FR", "SG", "IN"))
+_regions = cycle(("GB", "FR", "SG", "IN", "AU", "DE", "ES", "IT", "JP", "BR", "MX", "ZA"))
 
 
 async def _probe(api: Any) -> Ask:

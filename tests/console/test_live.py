@@ -208,9 +208,8 @@ async def test_a_batch_is_paused_resumed_and_cancelled(console: Console, browser
     batch_id = await console.batch(key)
     token = await browser.token()
     for action, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
-        answer = await browser.post(
-            f"/console/batches/{batch_id}/{action}", b'{"reason":"console"}', x_volley_token=token
-        )
+        path, body = f"/console/batches/{batch_id}/{action}", b'{"reason":"console"}'
+        answer = await browser.post(path, body, x_volley_token=token, content_type="application/json")
         assert (answer.status, answer.json["state"]) == (200, state), answer.body
     again = await browser.post(f"/console/batches/{batch_id}/resume", x_volley_token=token)
     assert (again.status, again.json["code"]) == (409, "batch_state")
