@@ -106,6 +106,11 @@ class Decision(msgspec.Struct, gc=False):
         int, tuple[Asked, int]
     ] = {}  # index of each of `go` that counts: its question, its place there
 
+    def hold_all(self, until: float, reason: str) -> None:
+        """None of them goes before that: said between `first` and `questions`."""
+        self.waits.append(Waits(self.go, until, reason))
+        self.go, self.places = [], {}
+
 
 class Desk:
     """The checks, with their caches. `packs` may be replaced at any time by a newer version.

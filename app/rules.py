@@ -30,7 +30,7 @@ from app.domain.contacts import brand_scope
 from app.domain.phone import InvalidNumber, parse
 from app.domain.recipient import hash_of
 from app.queue import rules as fast
-from app.queue.connection import EpochLost, Queue, Unavailable
+from app.queue.connection import EpochLost, Queue, Unavailable, in_our_layout
 from app.store import epochs, registries, tenant_rules
 from app.store import rules as book
 from app.store.engine import Database
@@ -368,6 +368,9 @@ async def _write(driver: asyncpg.Connection, queue: Queue, write: Callable[[Queu
     """Write to the copy of the current epoch; if that fails, spoil the epoch in the same transaction."""
     current = await epochs.current(driver)
     if current.run_id == "":  # never built, or spoiled: whoever builds the next one reads what we commit
+        return
+    if not in_our_layout(current.run_id):  # while another Volley's dispatchers go on, they would not find it
+        await epochs.spoil(driver, current.epoch)
         return
     view = copy.copy(queue)  # the same connections, in the epoch that PostgreSQL names
     view.attach(current.epoch)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from app.domain.message import Category
 from app.domain.pack import Parcel
-from app.policy import Decision, Desk, Waits, ask
+from app.policy import Decision, Desk, ask
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
 from app.store import dispatch
@@ -280,8 +280,7 @@ class Dispatcher:
     def _first(self, parcel: Parcel, now_s: float) -> Decision:
         decision = self.desk.first(parcel, now_s)
         if not self.clocks_agree and parcel.pack.category == Category.marketing and decision.go:
-            decision.waits.append(Waits(decision.go, now_s + PAUSED_S, "clocks_disagree"))
-            decision.go = []
+            decision.hold_all(now_s + PAUSED_S, "clocks_disagree")
         return decision
 
     async def _untouched(self, portions: Sequence[Portion]) -> None:

@@ -37,6 +37,11 @@ Unavailable = RedisError
 WAKE = "volley:wake"
 
 
+def in_our_layout(run_id: str) -> bool:
+    """Whether the keys of an epoch of that run stand as this Volley writes and reads them."""
+    return run_id.rpartition(".")[2] == str(LAYOUT)
+
+
 class EpochLost(Exception):
     """Redis no longer holds what PostgreSQL says it should: nothing may be decided by it until it is rebuilt."""
 

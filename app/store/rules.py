@@ -99,7 +99,8 @@ WITH given AS (
     FROM given
     ON CONFLICT (tenant_id, recipient, sender) DO UPDATE
         SET reason = excluded.reason, source = excluded.source
-        WHERE s.source IN ('keyword', 'carrier') AND excluded.source NOT IN ('keyword', 'carrier')
+        WHERE (s.source IN ('keyword', 'carrier') AND excluded.source NOT IN ('keyword', 'carrier'))
+           OR excluded.source = 'erasure'
     RETURNING s.created_at = $9 AS fresh
 )
 SELECT count(*) FILTER (WHERE fresh) FROM put

@@ -32,6 +32,7 @@ def decide(
     *people: str | tuple[str, str],
     country: str = "FR",
     letters: str = ".",
+    hold_until: float | None = None,
     **more: Any,
 ) -> Decision:
     """Decide on marketing to these people, who have not opted out unless `letters` say so."""
@@ -54,6 +55,8 @@ def decide(
         entries,
     )
     decision = desk.first(Parcel(bytes(16), bytes(16), 1, 1, 5, now_s, pack), now_s)
+    if hold_until is not None:
+        decision.hold_all(hold_until, "clocks_disagree")
     answers: Sequence[Answer] = [
         Answer(letters * len(question.recipients)) for question in desk.questions(decision)
     ]
@@ -181,6 +184,17 @@ def test_what_a_law_forbids_is_stopped_after_the_opt_out_and_before_consent() ->
         ("legal_block", "XK.forbidden", "stop"),
     ]
     assert decide(desk, 0.0, "+38344123456", country="XK", category=Category.otp).go
+
+
+def test_what_is_held_before_the_questions_does_not_go_as_well() -> None:
+    now = at("2026-11-25 10:00")
+    assert [e.index for e in decide(desk_with(), now, PARIS).go] == [0]
+    held = decide(desk_with(), now, PARIS, hold_until=now + 30)
+    assert held.go == []
+    assert [([e.index for e in w.entries], w.reason) for w in held.waits] == [([0], "clocks_disagree")]
+    stopped = decide(desk_with(), now, PARIS, letters="s", hold_until=now + 30)
+    assert [(e.index, reason) for e, _, reason in stopped.stops] == [(0, "opted_out")]
+    assert stopped.go == stopped.waits == []
 
 
 def test_a_newer_pack_holds_from_the_next_decision_on() -> None:

@@ -90,7 +90,9 @@ async def test_a_rate_holds_at_the_carrier_and_is_used(
     used = shares(entries, rate)
     mean = len(used) / sum(1 / one for one in used)
     record_property("share_of_rate", round(mean, 3))
-    print(f"{throttled}, {rate}/s, {dispatchers} dispatchers: {mean:.1%} of the rate, peak {peak(entries, 1.0)}")
+    print(
+        f"{throttled}, {rate}/s, {dispatchers} dispatchers: {mean:.1%} of the rate, peak {peak(entries, 1.0)}"
+    )
     assert peak(entries) <= rate
     # How late the slots are met depends on the machine, which the tests share: `make soak` on a quiet one shows
     # the real figure, 97 % and more.

@@ -134,6 +134,19 @@ async def test_a_keyword_never_weakens_another_stop(database: Database, queue: Q
         assert await rules.release_within(driver, ONE, [(ANN, "S")], **only, **KEY) == 1
 
 
+@pytest.mark.parametrize("before", ["api", "import", "failover", book.KEYWORD])
+async def test_an_erased_persons_stop_stands_whatever_stood_before(
+    database: Database, queue: Queue, before: str
+) -> None:
+    ann = hash_of(ONE.hash_key, ANN)
+    await rules.suppress(database, queue, ONE, [Stop(ANN)], source=before, **KEY)
+    async with database.driver() as driver, driver.transaction():
+        await rules.suppress_hashed_within(driver, queue, ONE, ann, reason="erased", source="erasure", **KEY)
+    await rules.suppress(database, queue, ONE, [Stop(ANN)], source=before, **KEY)
+    assert await rules.release(database, queue, ONE, [(ANN, "")], **KEY) == 0
+    assert await verdict(queue, ONE, ANN) == fast.SUPPRESSED
+
+
 async def test_every_change_is_in_the_ledger(database: Database, queue: Queue) -> None:
     await rules.suppress(
         database, queue, ONE, [Stop(ANN, "S", "complaint", {"ticket": 7})], source="api", **KEY
