@@ -12,7 +12,7 @@ from app import rules
 from app.domain.contacts import brand_scope
 from app.domain.recipient import hash_of
 from app.queue import rules as fast
-from app.queue.connection import EpochLost, Queue
+from app.queue.connection import LAYOUT, EpochLost, Queue
 from app.rules import Owner, Stop, Word
 from app.store import epochs, registries
 from app.store import rules as book
@@ -179,6 +179,20 @@ async def test_a_copy_that_cannot_be_written_is_spoiled(database: Database, queu
     await rules.withdraw(database, unreachable, ONE, [Word(BOB)], **KEY)
     assert not await ready(database)
     await unreachable.close()
+
+
+async def test_a_copy_in_another_layout_is_spoiled_by_a_stop(
+    database: Database, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An API of a newer Volley while an older one's dispatchers go on: they would not find what it writes."""
+    monkeypatch.setattr("app.queue.connection.LAYOUT", LAYOUT + 1)
+    await rules.suppress(database, queue, ONE, [Stop(ANN)], source="api", **KEY)
+    assert not await ready(database)
+    await build(database, queue)
+    assert await verdict(queue, ONE, ANN) == fast.SUPPRESSED
+    await rules.suppress(database, queue, ONE, [Stop(BOB)], source="api", **KEY)
+    assert await ready(database)
+    assert await verdict(queue, ONE, BOB) == fast.SUPPRESSED
 
 
 async def test_a_new_epoch_has_everything(database: Database, queue: Queue, monkeypatch) -> None:
