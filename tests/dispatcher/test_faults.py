@@ -130,7 +130,7 @@ async def test_a_stopped_dispatcher_leaves_nothing_in_doubt(
     make_world: MakeWorld, smsc_process: Smsc, until: Callable
 ) -> None:
     world = await make_world(smsc_process, window=WINDOW)
-    await world.smsc.change(answer_delay_s=0.02)
+    await world.smsc.change(answer_delay_s=0.2)  # some are still to go, however late the stop comes
     child = world.spawn()
     await world.accept(people(900))
     await until(lambda: left(world, 300), timeout_s=30)
@@ -140,6 +140,7 @@ async def test_a_stopped_dispatcher_leaves_nothing_in_doubt(
     states = await world.states()
     assert states[State.unknown] == states[State.submitting] == 0
     assert states[State.queued] > 0
+    await world.smsc.change(answer_delay_s=0.0)
     world.spawn()
     await world.until_final(timeout_s=30)
     await check_ends(world, unknown_at_most=0, reasons=set())
