@@ -324,25 +324,23 @@ async def remember(
     queue: Queue, of_tenants: Mapping[int, list[bytes]], of_organisations: Mapping[int, list[bytes]]
 ) -> None:
     """Contacts while an epoch is built, oldest first: recipient (8 bytes), then its record (24), in turns."""
-    pipe = queue.client.pipeline(transaction=False)
-    owners = [(_tenant(one), items) for one, items in of_tenants.items()]
-    owners += [(_organisation(one), items) for one, items in of_organisations.items()]
-    for owner, items in owners:
-        args = [b"".join(items[0::2]), b"".join(items[1::2])]
-        queue.queue_script(pipe, "remember", [_key(queue, owner, "histories")], args)
-    await queue.execute(pipe)
+    tenants = {_tenant(one): items for one, items in of_tenants.items()}
+    await _remember(queue, tenants | {_organisation(one): items for one, items in of_organisations.items()})
 
 
 async def remember_contacts(queue: Queue, contacts: Iterable[Contact]) -> None:
-    """Contact history, oldest first, while an epoch is built."""
-    by_owner: dict[str, list[Contact]] = defaultdict(list)
+    """The same of contacts that aren't packed."""
+    by_owner: dict[str, list[bytes]] = defaultdict(list)
     for contact in contacts:
-        by_owner[contact.owner].append(contact)
+        by_owner[contact.owner] += (contact.recipient, contact.record)
+    await _remember(queue, by_owner)
+
+
+async def _remember(queue: Queue, by_owner: Mapping[str, list[bytes]]) -> None:
     pipe = queue.client.pipeline(transaction=False)
-    for owner, of_owner in by_owner.items():
-        people = b"".join([one.recipient for one in of_owner])
-        records = b"".join([one.record for one in of_owner])
-        queue.queue_script(pipe, "remember", [_key(queue, owner, "histories")], [people, records])
+    for owner, items in by_owner.items():
+        args = [b"".join(items[0::2]), b"".join(items[1::2])]
+        queue.queue_script(pipe, "remember", [_key(queue, owner, "histories")], args)
     await queue.execute(pipe)
 
 
