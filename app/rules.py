@@ -18,10 +18,10 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
@@ -37,6 +37,7 @@ from app.store.engine import Database
 from app.store.intake import at as instant
 
 CAP_WINDOW_S = 86_400
+EDGE_MS = 3_600_000
 MAX_BULK = 10_000
 FAILOVER = "failover"  # the source of what PostgreSQL had lost
 
@@ -462,16 +463,68 @@ async def load_copy(
 
 
 async def _copy_contacts(driver: asyncpg.Connection, queue: Queue, cap_window_s: int, now_s: float) -> None:
-    keep_s = max(cap_window_s, await tenant_rules.longest_s(driver))
-    since = datetime.fromtimestamp(now_s, UTC) - timedelta(seconds=keep_s)
-    async for page in book.contacts_to_copy(driver, since):
-        of_tenants: dict[int, list[bytes]] = defaultdict(list)
-        of_organisations: dict[int, list[bytes]] = defaultdict(list)
-        for tenant_id, recipient, organisation_id, person, stamp, rest in page:
-            of_tenants[tenant_id] += (recipient, stamp + rest)
-            if organisation_id is not None and person is not None:
-                of_organisations[organisation_id] += (person, stamp + fast.PLAIN)
-        await fast.remember(queue, of_tenants, of_organisations)
+    wanted = {owner: reach.ms for owner, reach in (await _reaches(driver, cap_window_s)).items()}
+    oldest = {owner: (int(now_s * 1000) - ms).to_bytes(6, "big") for owner, ms in wanted.items()}
+    await fast.set_kept(queue, wanted)
+    async for page in book.contacts_to_copy(driver, _ago(now_s, max(wanted.values(), default=0))):
+        by_owner: dict[str, list[bytes]] = defaultdict(list)
+        for text in page:
+            for owner, items in _records(text):
+                if text.stamp > oldest.get(owner, b""):
+                    by_owner[owner] += items
+        await fast.remember(queue, by_owner)
+    await fast.set_reach(queue, wanted)
+
+
+def _records(text: book.CountedText) -> Iterator[tuple[str, tuple[bytes, bytes]]]:
+    """Whose histories have a text, each with the recipient and the record that go there."""
+    yield fast.of_tenant(text.tenant_id), (text.recipient, text.stamp + text.rest)
+    if text.organisation_id is not None and text.organisation_recipient is not None:
+        owner = fast.of_organisation(text.organisation_id)
+        yield owner, (text.organisation_recipient, text.stamp + fast.PLAIN)
+
+
+def _ago(now_s: float, ms: int) -> datetime:
+    return datetime.fromtimestamp(now_s, UTC) - timedelta(milliseconds=ms)
+
+
+class _Reach(NamedTuple):
+    """How many ms back the histories of a tenant, or of an organisation, must reach."""
+
+    of: book.Owner
+    ms: int
+
+
+async def _reaches(driver: asyncpg.Connection, cap_window_s: int) -> dict[str, _Reach]:
+    tenants, organisations = await tenant_rules.spans(driver)
+    wanted = {
+        fast.of_tenant(one): _Reach(("tenant_id", one), max(cap_window_s, span_s) * 1000)
+        for one, span_s in tenants.items()
+    }
+    for one, span_s in organisations.items():
+        wanted[fast.of_organisation(one)] = _Reach(("organisation_id", one), span_s * 1000)
+    return {owner: reach._replace(ms=max(fast.REACH_MS, reach.ms)) for owner, reach in wanted.items()}
+
+
+async def deepen(
+    driver: asyncpg.Connection, queue: Queue, *, cap_window_s: int = CAP_WINDOW_S, now_s: float | None = None
+) -> int:
+    """Histories that a limit has grown beyond get what is older from PostgreSQL; gives how many did. Doing it twice,
+    or in two processes, does nothing more.
+    """
+    wanted = await _reaches(driver, cap_window_s)
+    reached = await fast.reaches(queue, list(wanted))
+    now_s = time.time() if now_s is None else now_s
+    short = {owner: reach for owner, reach in wanted.items() if reached[owner] < reach.ms}
+    for owner, (of, ms) in short.items():
+        await fast.set_kept(queue, {owner: ms})
+        # those at the edge may be there or not, by whose clock trimmed them
+        to = _ago(now_s, max(0, reached[owner] - EDGE_MS))
+        async for page in book.older_contacts(driver, of, _ago(now_s, ms), to):
+            items = [item for text in page for one, pair in _records(text) if one == owner for item in pair]
+            await fast.remember(queue, {owner: items}, before=True)
+        await fast.set_reach(queue, {owner: ms})
+    return len(short)
 
 
 async def _copy_suppressions(driver: asyncpg.Connection, queue: Queue) -> None:
@@ -504,10 +557,10 @@ async def _copy_consents(driver: asyncpg.Connection, queue: Queue) -> None:
                 await fast.record_words(queue, tenant_id, brand_scope(brand), said)
 
 
-async def forget_contacts(driver: asyncpg.Connection, queue: Queue, keep_s: float) -> None:
-    """Contacts older than that are counted by no limit: off the copy, too."""
+async def forget_contacts(driver: asyncpg.Connection, queue: Queue) -> None:
+    """Histories that no limit counts any more: off the copy."""
     organisations = await tenant_rules.organisation_ids(driver)
-    await fast.forget_contacts(queue, await book.tenant_ids(driver), organisations, int(keep_s * 1000))
+    await fast.forget_contacts(queue, await book.tenant_ids(driver), organisations)
 
 
 # -- after a failover

@@ -163,7 +163,6 @@ class Process:
             horizon_s=receipts.HORIZON_S,
             on_dead=self._binds_freed.set,
             deadlines=Deadlines(database, queue, self.dispatcher.desk, self.fleet, metrics),
-            packs=lambda: self.packs,
         )
         work = asyncio.create_task(self.dispatcher.run(), name="dispatcher")
         work.add_done_callback(self._ended)

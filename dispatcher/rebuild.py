@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 
+import asyncpg
+
 from app import offering, rules
 from app.queue import cleaning
 from app.queue.connection import EpochLost, Queue, Unavailable
@@ -22,6 +24,20 @@ _LOCK = locks.EPOCH
 log = logging.getLogger("volley.dispatcher")
 
 
+async def _attach(database: Database, driver: asyncpg.Connection, queue: Queue, cap_window_s: int) -> bool:
+    """Whether the epoch in force stands; histories that a limit has grown beyond are made longer."""
+    if not (
+        await timelines.in_order(driver)
+        and await offering.attach(database, queue)
+        and await cleaning.is_whole(queue)
+    ):
+        return False
+    grown = await rules.deepen(driver, queue, cap_window_s=cap_window_s)
+    if grown:
+        log.info("contact histories reach further back for %d tenants and organisations", grown)
+    return True
+
+
 async def join(
     database: Database, queue: Queue, cap_window_s: int, publisher: Publisher, metrics: Metrics
 ) -> bool:
@@ -31,15 +47,12 @@ async def join(
     False: somebody else is building, or Redis can't be reached; try again.
     """
     async with database.driver() as driver:
-        in_order = await timelines.in_order(driver)
-    if in_order and await offering.attach(database, queue) and await cleaning.is_whole(queue):
-        return True
-    async with database.driver() as driver:
+        if await _attach(database, driver, queue, cap_window_s):
+            return True
         if not await driver.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
             return False
         try:
-            in_order = await timelines.in_order(driver)
-            if in_order and await offering.attach(database, queue) and await cleaning.is_whole(queue):
+            if await _attach(database, driver, queue, cap_window_s):
                 return True
             newest = await cleaning.last(queue)
             timeline = await timelines.current(driver)
@@ -47,7 +60,7 @@ async def join(
                 log.error("this PostgreSQL was failed over: another one goes on with its work")
                 return False
             old = (await epochs.current(driver)).epoch
-            if not in_order:
+            if not await timelines.in_order(driver):
                 await failover.put_in_order(database, driver, queue, publisher)
             run_id = await queue.run_id()
             epoch = await epochs.start(driver, run_id, newest[0] if newest else 0)

@@ -16,8 +16,8 @@ import asyncpg
 import msgspec
 
 from app import erasure, rules
-from app.countries.packs import Packs
 from app.domain import ids
+from app.domain.contacts import MAX_WINDOW_S
 from app.domain.recipient import to_check
 from app.queue import lanes
 from app.queue.connection import EpochLost, Queue, Unavailable
@@ -36,7 +36,6 @@ from app.store import (
     receipts,
     registries,
     sweeps,
-    tenant_rules,
     timelines,
 )
 from app.store.engine import AWAY, UNSTORABLE, Database
@@ -50,7 +49,7 @@ from gateways.base import Inbound
 
 _LOCK = locks.SWEEPER
 TICK_S = 0.25
-KEEP_CONTACTS_S = 3_600  # past the longest cap's window: clocks differ
+KEEP_CONTACTS_S = MAX_WINDOW_S + 3_600  # whatever limit is set one day; clocks differ
 KEEP_IDEMPOTENCY_S = 48 * 3600
 ABANDONED_S = 7 * 86_400  # an upload that was not resumed for so long
 KEEP_BATCHES_S = 86_400  # that a batch was offered: longer than commits of PostgreSQL take to its standby
@@ -77,12 +76,10 @@ class Sweeper:
         *,
         lease_id: int,
         horizon_s: float,
-        packs: Callable[[], Packs],
         on_dead: Callable[[], None] = lambda: None,
         deadlines: Deadlines | None = None,
     ) -> None:
-        """`lease_id` is our own; `on_dead` is called when another one was declared dead; `packs`: the
-        country packs in force."""
+        """`lease_id` is our own; `on_dead` is called when another one was declared dead."""
         self._database = database
         self._queue = queue
         self._receiver = receiver
@@ -90,7 +87,6 @@ class Sweeper:
         self._publisher = publisher
         self._horizon_s = horizon_s
         self._deadlines = deadlines
-        self._packs = packs
         self._last: dict[str, float] = {}
         self._watch = liveness.Watch(lease_id)
         self._on_dead = on_dead
@@ -357,12 +353,10 @@ class Sweeper:
             await partitions.ensure(driver, time.time())
             await idempotency.purge(driver, datetime.now(UTC) - timedelta(seconds=KEEP_IDEMPOTENCY_S))
             await dispatch.forget_leases(driver)
-            longest_s = self._packs().longest_cap_s()
-            keep_s = max(longest_s, await tenant_rules.longest_s(driver)) + KEEP_CONTACTS_S
-            await dispatch.forget_contacts(driver, datetime.now(UTC) - timedelta(seconds=keep_s))
+            await dispatch.forget_contacts(driver, datetime.now(UTC) - timedelta(seconds=KEEP_CONTACTS_S))
             self._metrics.gauges["registries_stale"] = float(
                 await registries.stale(driver, datetime.now(UTC))
             )
             await batches.abandon(driver, ABANDONED_S)
-            await rules.forget_contacts(driver, self._queue, keep_s)
+            await rules.forget_contacts(driver, self._queue)
         await lanes.forget_batches(self._queue, time.time() - KEEP_BATCHES_S)

@@ -28,6 +28,7 @@ COUNTRY_CAPS = (CAPPED, *"2345678")  # where country and states have several
 LIMITS = frozenset((*COUNTRY_CAPS, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT))
 EXPRESS, SOFT, INQUIRY, WITHDRAWN = "e", "s", "i", "w"
 CHUNK = 5_000
+REACH_MS = 86_400_000  # the least that histories reach back
 PAGE = 500  # histories looked at in one call: others wait for it
 TOKEN_BYTES = 8  # the last of a message's id: random, and its place in the pack
 PLAIN = b"\x01" + NO_CAMPAIGN + NO_CONTENT  # the rest of a record of a contact of which nothing else counts
@@ -57,7 +58,7 @@ class Question(msgspec.Struct, kw_only=True):
     """One parcel's recipients. Contacts are counted, or held against limits, only with `keep_ms`.
 
     `ages`: how old (s) an express, a soft and an inquiry consent may be; 0: any age; -1: it does not do here.
-    `keep_ms` is the same in all questions of a tenant, and at least the longest window of any. `tokens` are message
+    `keep_ms` is at least the longest window of any limit in it: histories must reach back as far. `tokens` are message
     ids, `contents` say what is the same text; `registry` is the country whose do-not-call list is asked.
     """
 
@@ -91,11 +92,13 @@ def _key(queue: Queue, owner: str, part: str) -> bytes:
     return f"v{queue.epoch}:{{{owner}}}:{part}".encode()
 
 
-def _tenant(tenant_id: int) -> str:
+def of_tenant(tenant_id: int) -> str:
+    """Whose copy it is: a tenant's."""
     return f"t{tenant_id}"
 
 
-def _organisation(organisation_id: int) -> str:
+def of_organisation(organisation_id: int) -> str:
+    """An organisation's."""
     return f"o{organisation_id}"
 
 
@@ -103,7 +106,7 @@ async def check(queue: Queue, questions: Sequence[Question]) -> list[Answer]:
     """An answer for each question, in order: one round trip, and another one if budgets are shared."""
     pipe = queue.client.pipeline(transaction=False)
     for q in questions:
-        queue.queue_script(pipe, "check", *_call(queue, _tenant(q.tenant_id), q))
+        queue.queue_script(pipe, "check", *_call(queue, of_tenant(q.tenant_id), q))
     answers = [_answer(raw) for raw in await queue.execute(pipe)]
     if any(q.budget is not None for q in questions):
         await _ask_budgets(queue, questions, answers)
@@ -113,7 +116,7 @@ async def check(queue: Queue, questions: Sequence[Question]) -> list[Answer]:
 def _call(queue: Queue, owner: str, q: Question) -> tuple[list[bytes], list[object]]:
     parts = (
         "suppressed", f"suppressed:{q.sender}", f"suppressed:{q.brand}", f"listed:{q.registry}",
-        "consents", "histories",
+        "consents", "histories", "reach",
     )  # fmt: skip
     keys = [_key(queue, owner, part) for part in parts]
     args: list[object] = [
@@ -144,7 +147,7 @@ def _consent(q: Question) -> bytes:
 
 def _answer(raw: list | None) -> Answer:
     if not raw:
-        raise EpochLost("the copy of the suppressions is not whole")
+        raise EpochLost("the copy is not whole, or its histories do not reach back far enough")
     if len(raw) == 1:
         return Answer(raw[0].decode())
     return Answer(raw[0].decode(), {place: at / 1000 for place, at in zip(raw[1::2], raw[2::2], strict=True)})
@@ -168,7 +171,7 @@ async def _ask_budgets(queue: Queue, questions: Sequence[Question], answers: lis
             tokens=[q.tokens[place] for place in places],
             only_ask=q.only_ask,
         )
-        queue.queue_script(pipe, "check", *_call(queue, _organisation(q.budget.organisation_id), question))
+        queue.queue_script(pipe, "check", *_call(queue, of_organisation(q.budget.organisation_id), question))
     if not asked:
         return
     for (number, places), raw in zip(asked, await queue.execute(pipe), strict=True):
@@ -187,12 +190,12 @@ async def _ask_budgets(queue: Queue, questions: Sequence[Question], answers: lis
 
 async def uncount(queue: Queue, tenant_id: int, items: Sequence[tuple[bytes, bytes]]) -> None:
     """Give back counts of (recipient, message id) that were not handed over after all."""
-    await _uncount(queue, _tenant(tenant_id), items)
+    await _uncount(queue, of_tenant(tenant_id), items)
 
 
 async def uncount_budget(queue: Queue, organisation_id: int, items: Sequence[tuple[bytes, bytes]]) -> None:
     """The same for an organisation's budget, by its own hashes."""
-    await _uncount(queue, _organisation(organisation_id), items)
+    await _uncount(queue, of_organisation(organisation_id), items)
 
 
 async def _uncount(queue: Queue, owner: str, items: Sequence[tuple[bytes, bytes]]) -> None:
@@ -234,18 +237,18 @@ def _by_scope(
     scopes: dict[bytes, list[bytes]] = defaultdict(list)
     for one in members:
         scopes[one[8:]].append(one[:8])
-    key = _key(queue, _tenant(tenant_id), "suppressed")
+    key = _key(queue, of_tenant(tenant_id), "suppressed")
     return ((key + b":" + scope if scope else key, people) for scope, people in scopes.items())
 
 
 async def enlist(queue: Queue, tenant_id: int, country: str, recipients: Sequence[bytes]) -> None:
     """Put numbers on the copy of a country's do-not-call list."""
-    await _in_chunks(queue, "sadd", _key(queue, _tenant(tenant_id), f"listed:{country}"), recipients)
+    await _in_chunks(queue, "sadd", _key(queue, of_tenant(tenant_id), f"listed:{country}"), recipients)
 
 
 async def delist(queue: Queue, tenant_id: int, country: str, recipients: Sequence[bytes]) -> None:
     """Take numbers off it."""
-    await _in_chunks(queue, "srem", _key(queue, _tenant(tenant_id), f"listed:{country}"), recipients)
+    await _in_chunks(queue, "srem", _key(queue, of_tenant(tenant_id), f"listed:{country}"), recipients)
 
 
 async def _in_chunks(queue: Queue, command: str, key: bytes, members: Sequence[bytes]) -> None:
@@ -260,19 +263,19 @@ def _chunks(items: Sequence[bytes]) -> Iterable[Sequence[bytes]]:
 
 async def set_consents(queue: Queue, tenant_id: int, words: Mapping[bytes, bytes]) -> None:
     """What people said about marketing: `member` of person and brand to `word`."""
-    key, items = _key(queue, _tenant(tenant_id), "consents"), list(words.items())
+    key, items = _key(queue, of_tenant(tenant_id), "consents"), list(words.items())
     for start in range(0, len(items), CHUNK):
         await queue.client.hset(key, mapping=dict(items[start : start + CHUNK]))  # type: ignore[arg-type]
 
 
 async def forget_consents(queue: Queue, tenant_id: int, members: Sequence[bytes]) -> None:
     """Nothing is known of these any more."""
-    await _in_chunks(queue, "hdel", _key(queue, _tenant(tenant_id), "consents"), members)
+    await _in_chunks(queue, "hdel", _key(queue, of_tenant(tenant_id), "consents"), members)
 
 
 async def forget_person(queue: Queue, tenant_id: int, recipient: bytes) -> None:
     """A person's contact history in a tenant's copy."""
-    await _in_chunks(queue, "hdel", _key(queue, _tenant(tenant_id), "histories"), [recipient])
+    await _in_chunks(queue, "hdel", _key(queue, of_tenant(tenant_id), "histories"), [recipient])
 
 
 class Contact(msgspec.Struct, frozen=True):
@@ -295,37 +298,40 @@ class Contact(msgspec.Struct, frozen=True):
 
 def tenants_contact(tenant_id: int, *of: object) -> Contact:
     """A contact in a tenant's own history; the rest as `Contact` has it."""
-    return Contact(_tenant(tenant_id), *of)  # type: ignore[arg-type]
+    return Contact(of_tenant(tenant_id), *of)  # type: ignore[arg-type]
 
 
 def organisations_contact(organisation_id: int, recipient: bytes, message_id: bytes, at_ms: int) -> Contact:
     """A contact in an organisation's history."""
-    return Contact(_organisation(organisation_id), recipient, message_id, at_ms)
+    return Contact(of_organisation(organisation_id), recipient, message_id, at_ms)
 
 
 async def enrol(queue: Queue, tenant_id: int, scope: str, people: bytes) -> None:
     """Suppressions while an epoch is built: recipients, 8 bytes each, of one scope."""
-    of_all = _key(queue, _tenant(tenant_id), "suppressed")
+    of_all = _key(queue, of_tenant(tenant_id), "suppressed")
     key = of_all + b":" + scope.encode() if scope else of_all
     await queue.script("enrol", [key], [people])
 
 
 async def enlist_packed(queue: Queue, tenant_id: int, country: str, people: bytes) -> None:
     """A do-not-call list while an epoch is built: recipients, 8 bytes each."""
-    await queue.script("enrol", [_key(queue, _tenant(tenant_id), f"listed:{country}")], [people])
+    await queue.script("enrol", [_key(queue, of_tenant(tenant_id), f"listed:{country}")], [people])
 
 
 async def record_words(queue: Queue, tenant_id: int, scope: str, said: bytes) -> None:
     """Consents while an epoch is built: recipient and `word`, 17 bytes each, of one brand's scope."""
-    await queue.script("record", [_key(queue, _tenant(tenant_id), "consents")], [scope, said])
+    await queue.script("record", [_key(queue, of_tenant(tenant_id), "consents")], [scope, said])
 
 
-async def remember(
-    queue: Queue, of_tenants: Mapping[int, list[bytes]], of_organisations: Mapping[int, list[bytes]]
-) -> None:
-    """Contacts while an epoch is built, oldest first: recipient (8 bytes), then its record (24), in turns."""
-    tenants = {_tenant(one): items for one, items in of_tenants.items()}
-    await _remember(queue, tenants | {_organisation(one): items for one, items in of_organisations.items()})
+async def remember(queue: Queue, by_owner: Mapping[str, list[bytes]], *, before: bool = False) -> None:
+    """Contacts from PostgreSQL, oldest first: recipient (8 bytes), then its record (24), in turns. `before`: what is
+    older than the histories, newest first.
+    """
+    pipe = queue.client.pipeline(transaction=False)
+    for owner, items in by_owner.items():
+        args = [b"".join(items[0::2]), b"".join(items[1::2]), b"1" if before else b"0"]
+        queue.queue_script(pipe, "remember", [_key(queue, owner, "histories")], args)
+    await queue.execute(pipe)
 
 
 async def remember_contacts(queue: Queue, contacts: Iterable[Contact]) -> None:
@@ -333,25 +339,16 @@ async def remember_contacts(queue: Queue, contacts: Iterable[Contact]) -> None:
     by_owner: dict[str, list[bytes]] = defaultdict(list)
     for contact in contacts:
         by_owner[contact.owner] += (contact.recipient, contact.record)
-    await _remember(queue, by_owner)
+    await remember(queue, by_owner)
 
 
-async def _remember(queue: Queue, by_owner: Mapping[str, list[bytes]]) -> None:
-    pipe = queue.client.pipeline(transaction=False)
-    for owner, items in by_owner.items():
-        args = [b"".join(items[0::2]), b"".join(items[1::2])]
-        queue.queue_script(pipe, "remember", [_key(queue, owner, "histories")], args)
-    await queue.execute(pipe)
-
-
-async def forget_contacts(
-    queue: Queue, tenant_ids: Iterable[int], organisation_ids: Iterable[int], keep_ms: int
-) -> None:
-    """Drop histories whose newest contact is older than that: no limit counts it. A page a call."""
-    for owner in [*map(_tenant, tenant_ids), *map(_organisation, organisation_ids)]:
+async def forget_contacts(queue: Queue, tenant_ids: Iterable[int], organisation_ids: Iterable[int]) -> None:
+    """Drop histories whose newest contact no limit counts any more. A page a call."""
+    for owner in [*map(of_tenant, tenant_ids), *map(of_organisation, organisation_ids)]:
         cursor: Any = b"0"
         while True:
-            cursor = await queue.script("forget", [_key(queue, owner, "histories")], [cursor, PAGE, keep_ms])
+            keys = [_key(queue, owner, "histories"), _key(queue, owner, "reach")]
+            cursor = await queue.script("forget", keys, [cursor, PAGE])
             if cursor == b"0":
                 break
 
@@ -359,9 +356,39 @@ async def forget_contacts(
 async def mark_whole(queue: Queue, tenant_ids: Iterable[int], organisation_ids: Iterable[int] = ()) -> None:
     """The copy of these tenants is complete: from now on it may answer."""
     pipe = queue.client.pipeline(transaction=False)
-    for owner in [*map(_tenant, tenant_ids), *map(_organisation, organisation_ids)]:
+    for owner in [*map(of_tenant, tenant_ids), *map(of_organisation, organisation_ids)]:
+        for field in ("kept", "whole"):  # of one that was built these are set already; a new one has no past
+            pipe.hsetnx(_key(queue, owner, "reach"), field, str(REACH_MS))
         pipe.sadd(_key(queue, owner, "suppressed"), SENTINEL)
     await queue.execute(pipe)
+
+
+# how far back histories reach: nothing newer than `kept` is trimmed, everything newer than `whole` is there
+
+
+async def set_kept(queue: Queue, reaches: Mapping[str, int]) -> None:
+    """From now on keep histories for so many ms; by owner (`of_tenant`, `of_organisation`)."""
+    await _set_reach(queue, "kept", reaches)
+
+
+async def set_reach(queue: Queue, reaches: Mapping[str, int]) -> None:
+    """The histories have all that was counted in the last so many ms; by owner."""
+    await _set_reach(queue, "whole", reaches)
+
+
+async def _set_reach(queue: Queue, field: str, reaches: Mapping[str, int]) -> None:
+    pipe = queue.client.pipeline(transaction=False)
+    for owner, reach_ms in reaches.items():
+        pipe.hset(_key(queue, owner, "reach"), field, str(reach_ms))
+    await queue.execute(pipe)
+
+
+async def reaches(queue: Queue, owners: Sequence[str]) -> dict[str, int]:
+    """How many ms back the histories of these are whole; 0: of whom the copy knows nothing."""
+    pipe = queue.client.pipeline(transaction=False)
+    for owner in owners:
+        pipe.hget(_key(queue, owner, "reach"), "whole")
+    return {owner: int(found or 0) for owner, found in zip(owners, await queue.execute(pipe), strict=True)}
 
 
 # what a copy that is over still tells
@@ -369,7 +396,7 @@ async def mark_whole(queue: Queue, tenant_ids: Iterable[int], organisation_ids: 
 
 async def suppressed(queue: Queue, tenant_id: int) -> AsyncIterator[list[tuple[bytes, str]]]:
     """(recipient, scope) of every suppression, in pages."""
-    of_all = _key(queue, _tenant(tenant_id), "suppressed")
+    of_all = _key(queue, of_tenant(tenant_id), "suppressed")
     keys = [of_all] + [key async for key in queue.client.scan_iter(of_all + b":*", count=CHUNK)]
     for key in keys:
         scope, cursor = key[len(of_all) + 1 :].decode(), 0
@@ -388,7 +415,7 @@ async def withdrawn(queue: Queue, tenant_id: int) -> AsyncIterator[list[tuple[by
     cursor = 0
     while True:
         answer: Any = await queue.client.hscan(
-            _key(queue, _tenant(tenant_id), "consents"), cursor, count=CHUNK
+            _key(queue, of_tenant(tenant_id), "consents"), cursor, count=CHUNK
         )
         cursor, found = answer
         words = [(field, _WORD.unpack(value)) for field, value in found.items()]

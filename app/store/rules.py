@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import asyncpg
 import msgspec
@@ -544,14 +544,29 @@ SELECT tenant_id, int8send(recipient), organisation_id, int8send(organisation_re
         || substring(uuid_send(message_id) FROM 9),
     CASE WHEN contact THEN '\\x01'::bytea ELSE '\\x00'::bytea END
         || coalesce(campaign, '\\x00000000'::bytea) || coalesce(content, '\\x0000000000'::bytea)
-FROM cap_events WHERE at > $1 ORDER BY at
+FROM cap_events
 """
 
 
 async def contacts_to_copy(driver: asyncpg.Connection, since: datetime) -> AsyncIterator[list[CountedText]]:
     """Every text that counts, oldest first, in pages."""
     async with driver.transaction(readonly=True):
-        cursor = await driver.cursor(_COUNTED, since)
+        cursor = await driver.cursor(_COUNTED + "WHERE at > $1 ORDER BY at", since)
+        while rows := await cursor.fetch(COPY_PAGE):
+            yield [CountedText(*row) for row in rows]
+
+
+Owner = tuple[Literal["tenant_id", "organisation_id"], int]
+
+
+async def older_contacts(
+    driver: asyncpg.Connection, of: Owner, since: datetime, to: datetime
+) -> AsyncIterator[list[CountedText]]:
+    """The texts of one tenant or organisation in (since, to], newest first, in pages."""
+    column, number = of
+    of_owner = f"WHERE {column} = $1 AND at > $2 AND at <= $3 ORDER BY at DESC"
+    async with driver.transaction(readonly=True):
+        cursor = await driver.cursor(_COUNTED + of_owner, number, since, to)
         while rows := await cursor.fetch(COPY_PAGE):
             yield [CountedText(*row) for row in rows]
 

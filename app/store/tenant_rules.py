@@ -72,11 +72,11 @@ def _organisation(organisation_id: int, hash_key: bytes, budget: dict[str, Any] 
     )
 
 
-async def longest_s(driver: asyncpg.Connection) -> int:
-    """The longest span that any tenant's or organisation's limit looks back."""
-    own = [rules.longest_s for rules in (await load(driver)).values()]
-    shared = await driver.fetchval("SELECT max((budget->>'per_s')::int) FROM organisations")
-    return max([0, shared or 0, *own])
+async def spans(driver: asyncpg.Connection) -> tuple[dict[int, int], dict[int, int]]:
+    """How far (s) the limits of each tenant, and of each organisation, look back."""
+    own = {tenant_id: rules.longest_s for tenant_id, rules in (await load(driver)).items()}
+    shared = await driver.fetch("SELECT id, coalesce((budget->>'per_s')::int, 0) AS per_s FROM organisations")
+    return own, {row["id"]: row["per_s"] for row in shared}
 
 
 async def organisation_ids(driver: asyncpg.Connection) -> list[int]:

@@ -40,6 +40,9 @@ async def queue(redis_url: str) -> AsyncIterator[Queue]:
     queue.attach(1)
     await queue.load()
     await rules.mark_whole(queue, [1])
+    month = {rules.of_tenant(1): 31 * 86_400_000}
+    await rules.set_kept(queue, month)
+    await rules.set_reach(queue, month)
     await rules.set_consents(queue, 1, {ANN: rules.word(rules.EXPRESS, time.time(), None)})
     yield queue
     await queue.close()

@@ -12,11 +12,12 @@ from aiohttp import web
 
 from app import erasure, rules
 from app.domain.message import Category, State
-from app.domain.recipient import to_check
+from app.domain.recipient import hash_of, to_check
 from app.store import config, receipts, registries, tenant_rules
 from app.store.audit import By
 from app.store.receipts import Slip
 from gateways.base import Receipt
+from tests.dispatcher.conftest import until
 
 if TYPE_CHECKING:
     from tests.dispatcher.conftest import World
@@ -64,6 +65,33 @@ async def test_a_tenants_cap_and_its_campaigns_hold_beside_the_country(world: Wo
     assert step.rule.startswith("tenant.")
     assert step.until is not None
     assert 3_500 < step.until.timestamp() - time.time() < 3_700, "until the window has room again"
+    await world.check_books()
+
+
+async def test_a_window_that_grows_counts_the_contacts_of_before_at_once(world: World) -> None:
+    three_days_s = 3 * 86_400
+    for tenant in (1, 2):
+        await world.execute(
+            "INSERT INTO cap_events (tenant_id, recipient, message_id, at, contact)"
+            " VALUES ($1, $2, gen_random_uuid(), now() - make_interval(secs => $3), true)",
+            tenant, int.from_bytes(hash_of(world.keys[tenant], ANN), "big", signed=True), float(three_days_s),
+        )  # fmt: skip
+    await setting(world, frequency_cap={"max": 2, "per_s": 3_600})
+    local = await world.start()
+    await world.accept([ANN])
+    await world.until_states(delivered=1)
+    await setting(world, frequency_cap={"max": 2, "per_s": 7 * 86_400})
+    await until(lambda: local.process.dispatcher.desk.tenants[1].longest_s == 7 * 86_400)
+    (held,) = await world.accept([ANN])
+    await world.accept([ANN], tenant=2)
+    await world.accept([BOB])
+    await world.until_states(delivered=3, deferred=1)
+    step = (await world.trace(held))[-1]
+    assert (step.rule, step.verdict) == ("tenant.frequency_cap", "hold")
+    assert step.until is not None
+    assert abs(step.until.timestamp() - time.time() - 4 * 86_400) < 600, (
+        "when the oldest one leaves the window"
+    )
     await world.check_books()
 
 

@@ -117,7 +117,8 @@ async def test_histories_that_no_limit_counts_are_dropped(queue: Queue) -> None:
     old = [rules.tenants_contact(1, one, token(b"m0"), now_ms - 90_000) for one in people]
     await rules.remember_contacts(queue, [*old, rules.tenants_contact(1, people[7], token(b"m1"), now_ms)])
     await rules.remember_contacts(queue, [rules.organisations_contact(3, ANN, token(b"m2"), now_ms - 90_000)])
-    await rules.forget_contacts(queue, [1], [3], WINDOW_MS)
+    await rules.set_kept(queue, {rules.of_tenant(1): WINDOW_MS, rules.of_organisation(3): WINDOW_MS})
+    await rules.forget_contacts(queue, [1], [3])
     assert await queue.client.hkeys(f"v{queue.epoch}:{{t1}}:histories") == [people[7]]
     assert not await queue.client.exists(f"v{queue.epoch}:{{o3}}:histories")
 

@@ -28,7 +28,7 @@ async def database(postgres_url: str):
     database = Database(postgres_url, pool=4)
     async with database.driver() as driver:
         await driver.execute(
-            "TRUNCATE suppressions, consents, rule_events, cap_events, registry_entries, tenants"
+            "TRUNCATE suppressions, consents, rule_events, cap_events, registry_entries, tenants, organisations"
             " RESTART IDENTITY CASCADE"
         )
         for name in ("one", "two"):
@@ -324,6 +324,75 @@ async def test_what_is_built_is_what_each_change_wrote(
     assert await everything(queue) == written
     assert {"{t1}:histories", "{o7}:histories", "{t2}:consents", "{t2}:listed:US"} <= written.keys()
     assert len(written["{t1}:suppressed"]) == len(people) + 1, "with the mark that it is whole"
+
+
+@pytest.mark.parametrize("rebuilt", [False, True])
+async def test_a_longer_window_counts_what_the_shorter_one_had_dropped(
+    database: Database, queue: Queue, monkeypatch: pytest.MonkeyPatch, *, rebuilt: bool
+) -> None:
+    """Of the tenant and of its organisation; those at the edge and the new ones once. The other tenant goes on."""
+    monkeypatch.setattr(book, "COPY_PAGE", 3)
+    day_ms = 86_400_000
+    recipient, now_ms = hash_of(ONE.hash_key, ANN), int(time.time() * 1000)
+    ages_ms = [40 * day_ms, 6 * day_ms, 5 * day_ms, 4 * day_ms, 3 * day_ms, day_ms + 60_000, 60_000]
+    async with database.driver() as driver:
+        await driver.execute(
+            "INSERT INTO organisations (id, name, hash_key, budget) OVERRIDING SYSTEM VALUE"
+            """ VALUES (7, 'group', 'key', '{"max": 9, "per_s": 60}')"""
+        )
+        for n, age_ms in enumerate(ages_ms):
+            for owner in (ONE, TWO):
+                await driver.execute(
+                    "INSERT INTO cap_events (tenant_id, recipient, message_id, at, contact, organisation_id,"
+                    " organisation_recipient) VALUES ($1, $2, $3, to_timestamp($4::numeric / 1000), true, 7, $2)",
+                    owner.tenant_id, int.from_bytes(recipient, "big", signed=True),
+                    uuid.UUID(bytes=bytes([n + 1]) * 15 + bytes([owner.tenant_id])), now_ms - age_ms,
+                )  # fmt: skip
+        await build(database, queue)
+        of_one, of_two, of_group = fast.of_tenant(1), fast.of_tenant(2), fast.of_organisation(7)
+        assert [len(one) for one in (await everything(queue))["{t1}:histories"].values()] == [24], (
+            "one day is kept"
+        )
+
+        week = '{"frequency_cap": {"max": 7, "per_s": 604800}}'
+        await driver.execute("UPDATE tenants SET settings = settings || $1 WHERE id = 1", week)
+        await driver.execute("UPDATE organisations SET budget = budget || '{\"per_s\": 604800}' WHERE id = 7")
+
+        def asked(
+            most: int, span_ms: int, token: int, *, only_ask: bool = False, tenant_id: int = 1
+        ) -> fast.Question:
+            return fast.Question(
+                tenant_id=tenant_id, sender="S", recipients=[recipient], keep_ms=span_ms, tokens=[bytes([token]) * 16],
+                caps=(fast.Cap(fast.CAPPED, most, span_ms),), only_ask=only_ask,
+            )  # fmt: skip
+
+        with pytest.raises(EpochLost):
+            await fast.check(queue, [asked(7, 7 * day_ms, 99)])
+        [answer] = await fast.check(queue, [asked(7, 7 * day_ms, 99, only_ask=True)])
+        assert answer.letters == fast.PASS, "who only asks gets the answer of now"
+        [answer] = await fast.check(queue, [asked(7, day_ms, 98, tenant_id=2)])
+        assert answer.letters == fast.PASS, "the other tenant goes on"
+
+        if rebuilt:
+            await build(database, queue)
+        else:
+            assert await rules.deepen(driver, queue) == 2
+        assert await rules.deepen(driver, queue) == 0
+        assert await fast.reaches(queue, [of_one, of_two, of_group]) == {
+            of_one: 7 * day_ms,
+            of_two: day_ms,
+            of_group: 7 * day_ms,
+        }
+        # six in seven days: one more goes, then no other
+        [answer] = await fast.check(queue, [asked(7, 7 * day_ms, 97)])
+        assert answer.letters == fast.PASS
+        [answer] = await fast.check(queue, [asked(7, 7 * day_ms, 96)])
+        assert answer.letters == fast.CAPPED
+        assert answer.free_at_s[0] == pytest.approx((now_ms - 6 * day_ms) / 1000 + 7 * 86_400, abs=0.002), (
+            "in order"
+        )
+        histories = (await everything(queue))["{o7}:histories"]
+        assert [len(one) for one in histories.values()] == [12 * 24], "both tenants' six"  # type: ignore[attr-defined]
 
 
 async def contact(database: Database, queue: Queue, owner: Owner, people: list[str]) -> None:

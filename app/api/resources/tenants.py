@@ -97,7 +97,8 @@ class Settings(Strict):
     `stop_scope`: what a STOP to one sender closes: that sender, all senders of its brand, or all of the tenant.
     `frequency_cap` and `campaign_cap` (of the texts of one campaign) hold beside the country's cap. The same text to
     the same number within `duplicate_window_s` is stopped; of OTPs only with `duplicate_otp`. `organisation` is the
-    id of the one whose contact budget the tenant shares. A longer window counts from when it is set.
+    id of the one whose contact budget the tenant shares. A longer window counts the texts of
+    before, too, up to 31 days, but not those to which no limit applied when they went.
     """
 
     default_sender: Annotated[Text, Field(max_length=20)] | None = None

@@ -1,7 +1,10 @@
 -- Drop the histories whose newest record no limit counts any more, a page at a time.
--- KEYS: histories   ARGV: cursor; how many to look at; kept (ms)   Returns the next cursor ('0': that was all)
+-- KEYS: histories; how far back they reach   ARGV: cursor; how many to look at
+-- Returns the next cursor ('0': that was all)
+local kept = redis.call('HGET', KEYS[2], 'kept')
+if not kept then return '0' end
 local clock = redis.call('TIME')
-local oldest = clock[1] * 1000 + math.floor(clock[2] / 1000) - ARGV[3]
+local oldest = clock[1] * 1000 + math.floor(clock[2] / 1000) - kept
 local page = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
 local gone = {}
 for i = 1, #page[2], 2 do
