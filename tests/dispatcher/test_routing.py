@@ -61,7 +61,8 @@ async def both_bound(world: World, local: Any, until: Until) -> None:
 async def test_what_is_queued_goes_by_the_other_gateway(
     make_world: MakeWorld, smsc: Smsc, other: Smsc, until: Until, fault: str
 ) -> None:
-    world = await two(make_world, smsc, other)
+    patience = {"response_timeout_s": 3, "bind_timeout_s": 3} if fault == "cut" else {}
+    world = await two(make_world, smsc, other, **patience)
     local = await world.start()
     await both_bound(world, local, until)
     if fault == "refused":
