@@ -33,6 +33,7 @@ from app.queue.rules import (
     REPEATED,
     SUPPRESSED,
     TENANT_CAPPED,
+    UNREADY,
     Answer,
     Budget,
     Question,
@@ -47,6 +48,7 @@ Step = tuple[str, str, str, str]
 
 HOURS_CACHE_LIMIT = 50_000
 LEAD_S = 60  # how long a text takes to its phone, where the region says nothing: hours shut so much earlier
+UNREADY_RETRY_S = 5.0  # a text whose recipient's history is not there yet asks again after this
 CAP_RETRY_S = 3_600.0  # a capped text asks again after this, when nobody says when its limit is free
 WAIT_STEP_S = 60.0  # ... and who is free at about the same time waits in one parcel
 VERSION = "1"  # of the rules that are code: expiry, suppression
@@ -62,6 +64,7 @@ HELD = {
     TENANT_CAPPED: "frequency_cap",
     CAMPAIGN_CAPPED: "campaign_cap",
     BUDGET_SPENT: "contact_budget",
+    UNREADY: "contact_history",
 }
 
 
@@ -505,6 +508,8 @@ class Desk:
             rule = self.packs.consent(pack.country)
             passing = "pass" if rule.required else "exempt"
             yield NO_CONSENT + EXPIRED_CONSENT, ("consent", rule.rule, rule.version), passing
+        if question.keep_ms:
+            yield UNREADY, ("contact_history", "tenant.contact_history", VERSION), None
         for place, limit in enumerate(question.caps):  # the country's come first
             if place < len(asked.caps):
                 cap = asked.caps[place]
@@ -551,11 +556,14 @@ def _contents(pack: Pack, entries: Sequence[Entry]) -> list[bytes]:
 
 def _frees(answer: Answer, now_s: float) -> dict[int, float]:
     """When those that a limit holds ask again: rounded up, so that they wait together."""
-    held = (place for place, letter in enumerate(answer.letters) if letter in LIMITS)
-    return {
-        place: math.ceil(answer.free_at_s.get(place, now_s + CAP_RETRY_S) / WAIT_STEP_S) * WAIT_STEP_S
-        for place in held
-    }
+    frees = {}
+    for place, letter in enumerate(answer.letters):
+        if letter == UNREADY:
+            frees[place] = now_s + UNREADY_RETRY_S
+        elif letter in LIMITS:
+            free = answer.free_at_s.get(place, now_s + CAP_RETRY_S)
+            frees[place] = math.ceil(free / WAIT_STEP_S) * WAIT_STEP_S
+    return frees
 
 
 async def ask(

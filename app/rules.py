@@ -509,21 +509,25 @@ async def _reaches(driver: asyncpg.Connection, cap_window_s: int) -> dict[str, _
 async def deepen(
     driver: asyncpg.Connection, queue: Queue, *, cap_window_s: int = CAP_WINDOW_S, now_s: float | None = None
 ) -> int:
-    """Histories that a limit has grown beyond get what is older from PostgreSQL; gives how many did. Doing it twice,
-    or in two processes, does nothing more.
+    """Histories that a limit has grown beyond get what is older from PostgreSQL; gives how many did. Only texts that
+    ask for so much history wait for it. Doing it twice, or in two processes, does nothing more. Raises EpochLost,
+    Unavailable.
     """
+    epoch = copy.copy(queue)  # while a next one is built nothing may come between
     wanted = await _reaches(driver, cap_window_s)
-    reached = await fast.reaches(queue, list(wanted))
+    reached = await fast.reaches(epoch, list(wanted))
     now_s = time.time() if now_s is None else now_s
     short = {owner: reach for owner, reach in wanted.items() if reached[owner] < reach.ms}
     for owner, (of, ms) in short.items():
-        await fast.set_kept(queue, {owner: ms})
+        await fast.set_kept(epoch, {owner: ms})
         # those at the edge may be there or not, by whose clock trimmed them
         to = _ago(now_s, max(0, reached[owner] - EDGE_MS))
         async for page in book.older_contacts(driver, of, _ago(now_s, ms), to):
             items = [item for text in page for one, pair in _records(text) if one == owner for item in pair]
-            await fast.remember(queue, {owner: items}, before=True)
-        await fast.set_reach(queue, {owner: ms})
+            await fast.remember(epoch, {owner: items}, before=True)
+            if queue.epoch != epoch.epoch:
+                raise EpochLost("another epoch has begun")
+        await fast.set_reach(epoch, {owner: ms})
     return len(short)
 
 

@@ -22,6 +22,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from app import rules
 from app.countries.packs import Packs
 from app.countries.shelf import Shelf
 from app.countries.tenants import terms_of
@@ -58,6 +59,7 @@ RECORD_S = 5.0  # for the last outcomes to be committed
 CYCLES_END_S = 1.0  # for what was claimed to be handed over or given back
 CANCEL_AGAIN_S = 0.5
 BINDS_EVERY_S = 2.0
+HISTORIES_EVERY_S = 30.0  # looked whether they reach back far enough, unless something changed
 CLOCKS_EVERY_S = 5.0
 EPOCH_EVERY_S = 1.0
 MAX_CLOCK_SKEW_S = 2.0
@@ -115,6 +117,7 @@ class Process:
         self.exit_code = 0
         self.stopping = asyncio.Event()
         self._binds_freed = asyncio.Event()
+        self._grown = asyncio.Event()
         self._changed = asyncio.Event()  # the configuration, and gateways are to be opened or closed for it
         self._beaten_at = time.monotonic()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -174,6 +177,7 @@ class Process:
             self._watch_configuration(),
             self._reopen_gateways(),
             self._watch_health(),
+            self._keep_histories(),
             self._watch_clocks(),
             self._share_binds(),
             Recaller(database, self.fleet, self.receiver).run(),
@@ -382,6 +386,22 @@ class Process:
             self.metrics.watch = self.watch
             self.dispatcher.wake.set()  # what waits for a gateway may have another one now
 
+    async def _keep_histories(self) -> None:
+        """A limit that has grown looks further back than the copy does: what is older is put there, while all go on
+        whom it does not concern."""
+        while True:
+            await self.dispatcher.attached.wait()
+            self._grown.clear()
+            try:
+                async with self.database.driver() as driver:
+                    n = await rules.deepen(driver, self.queue, cap_window_s=self.packs.longest_cap_s())
+                if n:
+                    log.info("contact histories reach further back for %d tenants and organisations", n)
+            except (EpochLost, Unavailable, *AWAY):
+                log.warning("contact histories can't be made longer now; trying again")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._grown.wait(), HISTORIES_EVERY_S)
+
     async def _refresh(self) -> None:
         if await self.fleet.refresh():
             self._changed.set()
@@ -400,6 +420,7 @@ class Process:
             desk.replace(self.packs)
         leads = {region.code: region.lead_s for region in config.regions if region.lead_s is not None}
         desk.set_hours(terms_of(config.tenants), leads)
+        self._grown.set()
 
     async def _watch_configuration(self) -> None:
         changed = asyncio.Event()

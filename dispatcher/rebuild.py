@@ -24,18 +24,13 @@ _LOCK = locks.EPOCH
 log = logging.getLogger("volley.dispatcher")
 
 
-async def _attach(database: Database, driver: asyncpg.Connection, queue: Queue, cap_window_s: int) -> bool:
-    """Whether the epoch in force stands; histories that a limit has grown beyond are made longer."""
-    if not (
+async def _attach(database: Database, driver: asyncpg.Connection, queue: Queue) -> bool:
+    """Whether the epoch in force stands."""
+    return (
         await timelines.in_order(driver)
         and await offering.attach(database, queue)
         and await cleaning.is_whole(queue)
-    ):
-        return False
-    grown = await rules.deepen(driver, queue, cap_window_s=cap_window_s)
-    if grown:
-        log.info("contact histories reach further back for %d tenants and organisations", grown)
-    return True
+    )
 
 
 async def join(
@@ -47,12 +42,12 @@ async def join(
     False: somebody else is building, or Redis can't be reached; try again.
     """
     async with database.driver() as driver:
-        if await _attach(database, driver, queue, cap_window_s):
+        if await _attach(database, driver, queue):
             return True
         if not await driver.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
             return False
         try:
-            if await _attach(database, driver, queue, cap_window_s):
+            if await _attach(database, driver, queue):
                 return True
             newest = await cleaning.last(queue)
             timeline = await timelines.current(driver)

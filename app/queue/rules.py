@@ -24,12 +24,13 @@ from app.queue.connection import EpochLost, Queue
 SENTINEL = b"whole"
 PASS, SUPPRESSED, LISTED, NO_CONSENT, EXPIRED_CONSENT, REPEATED = ".", "s", "d", "n", "x", "r"
 CAPPED, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT = "c", "t", "g", "o"
+UNREADY = "h"  # the history of a tenant or its organisation does not reach back far enough yet
 COUNTRY_CAPS = (CAPPED, *"2345678")  # where country and states have several
-LIMITS = frozenset((*COUNTRY_CAPS, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT))
+LIMITS = frozenset((*COUNTRY_CAPS, TENANT_CAPPED, CAMPAIGN_CAPPED, BUDGET_SPENT, UNREADY))
 EXPRESS, SOFT, INQUIRY, WITHDRAWN = "e", "s", "i", "w"
 CHUNK = 5_000
 REACH_MS = 86_400_000  # the least that histories reach back
-PAGE = 500  # histories looked at in one call: others wait for it
+PAGE = 500  # histories looked at in one call: others wait for it, between pages they get their turn
 TOKEN_BYTES = 8  # the last of a message's id: random, and its place in the pack
 PLAIN = b"\x01" + NO_CAMPAIGN + NO_CONTENT  # the rest of a record of a contact of which nothing else counts
 _RECORD = struct.Struct(">Q")
@@ -147,7 +148,7 @@ def _consent(q: Question) -> bytes:
 
 def _answer(raw: list | None) -> Answer:
     if not raw:
-        raise EpochLost("the copy is not whole, or its histories do not reach back far enough")
+        raise EpochLost("the copy of the suppressions is not whole")
     if len(raw) == 1:
         return Answer(raw[0].decode())
     return Answer(raw[0].decode(), {place: at / 1000 for place, at in zip(raw[1::2], raw[2::2], strict=True)})
@@ -176,16 +177,16 @@ async def _ask_budgets(queue: Queue, questions: Sequence[Question], answers: lis
         return
     for (number, places), raw in zip(asked, await queue.execute(pipe), strict=True):
         found, q, answer = _answer(raw), questions[number], answers[number]
-        spent = [place for place, letter in zip(places, found.letters, strict=True) if letter != PASS]
-        if not spent:
+        said = {p: letter for p, letter in zip(places, found.letters, strict=True) if letter != PASS}
+        if not said:
             continue
         letters = list(answer.letters)
-        for place in spent:
-            letters[place] = BUDGET_SPENT
+        for place, letter in said.items():
+            letters[place] = letter
         frees = {places[index]: at for index, at in found.free_at_s.items()}
         answers[number] = Answer("".join(letters), {**answer.free_at_s, **frees})
         if not q.only_ask:
-            await uncount(queue, q.tenant_id, [(q.recipients[place], q.tokens[place]) for place in spent])
+            await uncount(queue, q.tenant_id, [(q.recipients[place], q.tokens[place]) for place in said])
 
 
 async def uncount(queue: Queue, tenant_id: int, items: Sequence[tuple[bytes, bytes]]) -> None:
@@ -329,8 +330,10 @@ async def remember(queue: Queue, by_owner: Mapping[str, list[bytes]], *, before:
     """
     pipe = queue.client.pipeline(transaction=False)
     for owner, items in by_owner.items():
-        args = [b"".join(items[0::2]), b"".join(items[1::2]), b"1" if before else b"0"]
-        queue.queue_script(pipe, "remember", [_key(queue, owner, "histories")], args)
+        for start in range(0, len(items), 2 * PAGE):
+            people, records = items[start : start + 2 * PAGE : 2], items[start + 1 : start + 2 * PAGE : 2]
+            args = [b"".join(people), b"".join(records), b"1" if before else b"0"]
+            queue.queue_script(pipe, "remember", [_key(queue, owner, "histories")], args)
     await queue.execute(pipe)
 
 

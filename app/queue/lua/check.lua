@@ -6,8 +6,9 @@
 --   9 history needed (ms; 0: not asked)  10 only ask, count nothing?  11 the same text again after (ms; 0: whenever)
 --   12 the record of each without its time  13... limits: letter, max, window (ms), of this campaign only?
 -- A history is a string of records: time (6, ms), token (8), contact (1), campaign (4), content (5).
--- Returns false when the copy is not whole, or its histories do not reach back far enough, else a string of one letter each: . pass, s suppressed, d do-not-call,
---   n no consent, x consent expired, r repeated text, or the limit's letter; then place and time (ms) at which a limit is free
+-- Returns false when the copy is not whole, else a string of one letter each: . pass, s suppressed, d do-not-call,
+--   n no consent, x consent expired, r repeated text, h histories that do not reach back far enough, or the limit's
+--   letter; then place and time (ms) at which a limit is free
 -- Few strings are made for each recipient: each is paid for again when it is collected.
 if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 0 then return false end
 local EXPRESS, SOFT, INQUIRY, WITHDRAWN = 101, 115, 105, 119 -- e, s, i, w
@@ -66,7 +67,12 @@ if needed_ms == 0 then return { table.concat(letters) } end
 local only_ask, again, records = ARGV[10] == '1', tonumber(ARGV[11]), ARGV[12]
 local reach = redis.call('HMGET', KEYS[7], 'kept', 'whole') -- what is newer than `kept` is not trimmed
 local keep, whole = tonumber(reach[1] or 0), tonumber(reach[2] or 0)
-if not only_ask and whole < needed_ms then return false end
+if not only_ask and whole < needed_ms then
+  for i = 1, n do
+    if letters[i] == '.' then letters[i] = 'h' end
+  end
+  return { table.concat(letters) }
+end
 local limits = {}
 for c = 13, #ARGV, 4 do
   limits[#limits + 1] = { ARGV[c], tonumber(ARGV[c + 1]), tonumber(ARGV[c + 2]), ARGV[c + 3] == '1' }
