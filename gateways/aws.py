@@ -4,15 +4,18 @@
 
 The secret must be percent-encoded (it may hold `/` and `+`). Options, beside those of every HTTP gateway:
 `configuration_set`, whose event destinations get the receipts; `session_token`, with temporary
-credentials; `region`, where the host doesn't tell it; `token`, needed when callbacks are used. AWS
-signs with certificates that would have to be fetched, so this secret stands in the query of the URL
-(keep it out of access logs). Receipts: an EventBridge rule (source `aws.sms-voice`) with an API
-destination at `{callback_url}/v1/callbacks/{gateway}?token=…`. Events and inbound texts in an SNS
-notification, or raw from one, are read as well, but the handshake of a new SNS subscription is not
-answered: confirm it elsewhere, or bring two-way texts from the topic to an API destination.
+credentials; `region`, where the host doesn't tell it. When callbacks are used, one of these, or both:
 
-Guarantees: pure but for the clock that `request` is given; requests are signed by Signature
-Version 4; a callback is read only after its token was checked. Our message id goes along as `Context`,
+* `topics`, the ARNs of SNS topics, with commas between them. Subscribe `{callback_url}/v1/callbacks/{gateway}` to
+  the topic of two-way texts, and to the one of the configuration set's events: the subscription is confirmed by
+  itself. Leave raw delivery off: raw messages are not signed.
+* `token`, for what isn't signed: receipts by an EventBridge rule (source `aws.sms-voice`) with an API destination at
+  `{callback_url}/v1/callbacks/{gateway}?token=…`, or raw messages of a topic. It stands in the query of the URL: keep
+  it out of access logs.
+
+Guarantees: pure but for the clocks that `request` and `receive` are given; requests are signed by Signature
+Version 4; a callback is read only after its signature (`gateways.sns`) or its token was checked. Whatever looks like
+an SNS envelope needs the signature, token or not. Our message id goes along as `Context`,
 which comes back with each event; AWS knows no key against duplicates here. A marketing text goes as
 PROMOTIONAL, all else as TRANSACTIONAL. A message's own sender is a number of the account, a sender id,
 or, put in full, the id or ARN of a pool or number. One id stands for all segments of a text.
@@ -25,7 +28,7 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/create-signed-request.html,
 https://docs.aws.amazon.com/sms-voice/latest/userguide/configuration-sets-event-types.html,
 https://docs.aws.amazon.com/sms-voice/latest/userguide/configuration-sets-event-format.html,
 https://docs.aws.amazon.com/sms-voice/latest/userguide/monitor-event-bridge.html,
-https://docs.aws.amazon.com/sms-voice/latest/userguide/two-way-sms-payload.html.
+https://docs.aws.amazon.com/sms-voice/latest/userguide/two-way-sms-payload.html, and those of `gateways.sns`.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateways import sns
 from gateways.base import (
     Accepted,
     Gateway,
@@ -56,14 +60,15 @@ from gateways.base import (
 from gateways.http import HttpGateway
 from gateways.provider import (
     BadCallback,
+    BadSignature,
     HttpReply,
     HttpRequest,
     ProviderSettings,
     by_status,
     callers_token,
-    check_token,
     decoded,
     digits,
+    has_token,
     international,
     parse_dsn,
     text,
@@ -152,6 +157,8 @@ class Settings(ProviderSettings, frozen=True):
     configuration_set: str
     session_token: str
     token: str
+    topics: frozenset[str]
+    certificates: sns.Certificates
 
 
 class _Field(msgspec.Struct):
@@ -168,11 +175,17 @@ class _Answer(msgspec.Struct):
     fields: list[_Field] | None = msgspec.field(default=None, name="Fields")
 
 
+class _Marks(msgspec.Struct):
+    """By which an SNS envelope is told from what came by EventBridge or raw."""
+
+    type: object = msgspec.field(default=None, name="Type")
+    message: object = msgspec.field(default=None, name="Message")
+
+
 class _Event(msgspec.Struct):
-    """An event or an inbound text, alone, as EventBridge's `detail` or as SNS' `Message`."""
+    """An event or an inbound text, alone or as EventBridge's `detail`."""
 
     detail: _Event | None = None
-    notification: str = msgspec.field(default="", name="Message")
     type: str = msgspec.field(default="", name="eventType")
     id: str = msgspec.field(default="", name="messageId")
     status: str = msgspec.field(default="", name="messageStatus")
@@ -188,7 +201,7 @@ class _Event(msgspec.Struct):
 
 def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     """See the module's docstring. Raises ValueError."""
-    keys = ("region", "configuration_set", "session_token", "token")
+    keys = ("region", "configuration_set", "session_token", "token", "topics")
     dsn = parse_dsn(name, url, settings, extra=keys)
     if not dsn.username or not dsn.password:
         raise wrong(name, "url", "needs ACCESS_KEY_ID:SECRET_ACCESS_KEY before the host")
@@ -196,7 +209,10 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
     region = text(name, dsn.extra, "region") or (found[1] if found else "")
     if not region:
         raise wrong(name, "region", "is needed with a host that doesn't name it")
-    token = callers_token(name, dsn)
+    topics = frozenset(one.strip() for one in text(name, dsn.extra, "topics").split(",") if one.strip())
+    if not all(sns.TOPIC.fullmatch(topic) for topic in topics):
+        raise wrong(name, "topics", "must be ARNs of SNS topics, with commas between them")
+    token = text(name, dsn.extra, "token") if topics else callers_token(name, dsn)
     return Settings(
         dsn=dsn,
         url=f"{dsn.base_url.rstrip('/')}/",
@@ -205,6 +221,8 @@ def parse(name: str, url: str, settings: Mapping[str, object]) -> Settings:
         configuration_set=text(name, dsn.extra, "configuration_set"),
         session_token=text(name, dsn.extra, "session_token"),
         token=token,
+        topics=topics,
+        certificates=sns.Certificates(),
     )
 
 
@@ -268,13 +286,24 @@ def outcome(settings: Settings, status: int, headers: Mapping[str, str], body: b
 
 
 def receive(
-    settings: Settings, method: str, url: str, headers: Mapping[str, str], body: bytes
+    settings: Settings,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    clock: Callable[[], float] = time.time,
 ) -> list[Receipt | Inbound]:
-    """One event of a message, or one inbound text. Raises BadSignature, BadCallback."""
-    check_token(settings.token, url)
-    event = _decoded(body)
-    if event.notification:
-        event = _decoded(event.notification)
+    """One event of a message, or one inbound text. Raises BadSignature, BadCallback, Ask."""
+    marks = decoded(body, _Marks)
+    if marks is not None and (marks.type is not None or marks.message is not None):
+        message = sns.opened(body, settings.topics, settings.certificates, clock())
+        if message is None:
+            return []
+        event = _decoded(message)
+    elif has_token(settings.token, url):
+        event = _decoded(body)
+    else:
+        raise BadSignature
     event = event.detail or event
     if event.inbound_id and event.body is not None:
         return [Inbound(event.person, digits(event.number), event.body, event.inbound_id)]

@@ -60,11 +60,14 @@ from gateways.base import (
     Submission,
     Unknown,
 )
-from gateways.provider import BadCallback, BadSignature, Dsn, HttpReply, HttpRequest
+from gateways.provider import Ask, BadCallback, BadSignature, Dsn, HttpReply, HttpRequest
 
 MAX_ANSWER_BYTES = 64 * 1024
 FIRST_PAUSE_S = 0.2  # without credit after a connection that couldn't be made; doubles
 LONGEST_PAUSE_S = 30.0
+ASK_S = 5.0  # for what a callback's reader wants to know; the caller waits that long
+MAX_ASKING = 20  # callbacks that wait for such an answer
+MAX_QUESTIONS = 3  # for one callback
 
 _E164 = re.compile(r"\+[1-9][0-9]{1,14}")  # ITU-T E.164: at most 15 digits
 
@@ -509,8 +512,9 @@ def receiver(name: str, url: str, settings: Mapping[str, object]) -> Receiver:
     gives receipts, inbound texts and the reply. The reply is to be sent only after both
     lists are stored; when storing fails, answer 503 instead, and the provider calls again.
     It never raises for what a stranger may send: a wrong signature gives 403, an unreadable
-    body 400, and empty lists. What it gives can be stored (`gateways.cleaning`). Raises
-    ValueError for wrong settings, LookupError for a scheme that has no HTTP gateway.
+    body 400, and empty lists; only Ask is for the caller (`Asker.read`). What it gives can be
+    stored (`gateways.cleaning`). Raises ValueError for wrong settings, LookupError for a scheme that
+    has no HTTP gateway.
     """
     provider = _provider(url)
     parsed = provider.parse(name, url, settings)
@@ -542,6 +546,83 @@ def receive(
 ) -> Received:
     """`receiver` for a single callback; whoever takes many keeps the receiver instead."""
     return receiver(name, url, settings)(method, full_url, headers, body)
+
+
+class Asker:
+    """Reads callbacks for which a provider must be asked something first. One a process.
+
+    Only public addresses are called, over TLS with the system's authorities; no redirects, no proxy. Callers who need
+    an answer wait for each other, so that the same is asked once; too many of them get 503, and the provider calls
+    again.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolver: aiohttp.abc.AbstractResolver | None = None,
+        authorities: ssl.SSLContext | None = None,
+        allow_private: bool = False,
+    ) -> None:
+        self._resolver = resolver
+        self._ssl = authorities or True
+        self._socket_factory = None if allow_private else _public_socket
+        self._one = asyncio.Lock()
+        self._waiting = 0
+
+    async def read(
+        self, receive_one: Receiver, method: str, url: str, headers: Mapping[str, str], body: bytes
+    ) -> Received:
+        """As `receive_one` does. 503 where the provider did not answer, 403 where what it said does not fit."""
+        try:
+            return receive_one(method, url, headers, body)
+        except Ask:
+            if self._waiting >= MAX_ASKING:
+                return [], [], HttpReply(503)
+        self._waiting += 1
+        try:
+            async with self._one:
+                return await self._ask_and_read(receive_one, method, url, headers, body)
+        finally:
+            self._waiting -= 1
+
+    async def _ask_and_read(
+        self, receive_one: Receiver, method: str, url: str, headers: Mapping[str, str], body: bytes
+    ) -> Received:
+        for _ in range(MAX_QUESTIONS):
+            try:
+                return receive_one(method, url, headers, body)  # perhaps somebody has asked meanwhile
+            except Ask as ask:
+                status, answer = await self._get(ask.url)
+                if status != 200:
+                    return [], [], HttpReply(403 if 400 <= status <= 499 and status != 429 else 503)
+                if ask.learn is None:
+                    return [], [], HttpReply(200)
+                try:
+                    ask.learn(answer)
+                except BadSignature:
+                    return [], [], HttpReply(403)
+        return [], [], HttpReply(503)
+
+    async def _get(self, url: str) -> tuple[int, bytes]:
+        """Status and body; status 0 where there was no answer."""
+        connector = aiohttp.TCPConnector(
+            ssl=self._ssl, resolver=self._resolver, socket_factory=self._socket_factory
+        )
+        try:
+            async with (
+                asyncio.timeout(ASK_S),
+                aiohttp.ClientSession(
+                    connector=connector,
+                    headers={"User-Agent": "Volley", "Accept-Encoding": "identity"},
+                    auto_decompress=False,
+                    trust_env=False,
+                ) as session,
+                session.get(URL(url, encoded=True), allow_redirects=False) as response,
+            ):
+                return response.status, await _read(response)
+        except (TimeoutError, aiohttp.ClientError, OSError, _AnswerTooLong) as exc:
+            log.warning("a callback waits for its provider's answer: %s", _describe(exc))
+            return 0, b""
 
 
 def _provider(url: str) -> Provider:

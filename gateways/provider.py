@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar, cast
@@ -78,6 +78,19 @@ class HttpReply(msgspec.Struct, frozen=True):
 
 class BadSignature(Exception):
     """The callback doesn't come from the provider; answer 403."""
+
+
+class Ask(Exception):
+    """The provider must be asked before the callback can be judged: GET `url`, of the provider's own host.
+
+    With `learn`, the answer's body is given to it (it raises BadSignature for what it can't use) and the callback is
+    read again; without, asking was all there is to do.
+    """
+
+    def __init__(self, url: str, learn: Callable[[bytes], None] | None = None) -> None:
+        super().__init__(url)
+        self.url = url
+        self.learn = learn
 
 
 class BadCallback(Exception):

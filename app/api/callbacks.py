@@ -54,6 +54,7 @@ class Receivers:
 
 
 receivers = Receivers()
+asker = http.Asker()
 
 
 @router.api_route(
@@ -70,7 +71,9 @@ async def take(gateway: str, request: Request) -> Response:
         body += piece
         if len(body) > MAX_BODY_BYTES:
             raise _too_large()
-    found, texts, reply = read(request.method, _public_url(row, request), dict(request.headers), bytes(body))
+    found, texts, reply = await asker.read(
+        read, request.method, _public_url(row, request), dict(request.headers), bytes(body)
+    )
     if found or texts:
         await _store(request, row.id, found, texts)
     return Response(reply.body, reply.status, dict(reply.headers))

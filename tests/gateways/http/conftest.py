@@ -67,9 +67,12 @@ Behaviour = Callable[[Peer, Seen], Awaitable[None]]
 
 
 class Wire:
-    """Counts connections and keeps every request. `behave` is awaited for each of them."""
+    """Counts connections and keeps every request. `behave` is awaited for each of them. `tls`: with `localhost.pem`,
+    or as the context says."""
 
-    def __init__(self, behave: Behaviour, *, tls: bool = False, on_connect: Behaviour | None = None) -> None:
+    def __init__(
+        self, behave: Behaviour, *, tls: bool | ssl.SSLContext = False, on_connect: Behaviour | None = None
+    ) -> None:
         self.behave = behave
         self.tls = tls
         self.connections = 0
@@ -82,8 +85,8 @@ class Wire:
         self.port = 0
 
     async def start(self) -> None:
-        context = None
-        if self.tls:
+        context = self.tls or None
+        if self.tls is True:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(CERTIFICATE)
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)

@@ -214,7 +214,6 @@ INBOUND = {
 WRAPPINGS = {
     "raw": lambda event: event,
     "EventBridge": lambda event: {"version": "0", "source": "aws.sms-voice", "detail": event},
-    "SNS": lambda event: {"Type": "Notification", "Message": json.dumps(event)},
 }
 
 
@@ -273,10 +272,7 @@ def test_a_stranger_gets_403(query):
         b'{"detail": ' * 5000,
         b"\xff",
         {},
-        {"Type": "Notification", "Message": "text"},
-        {"Type": "Notification", "Message": "\ud800"},
         {"eventType": "TEXT_SENT"},
-        {"Type": "SubscriptionConfirmation", "Message": "You have chosen to subscribe", "Token": "x"},
     ],
 )
 def test_unreadable_calls_give_400(event):
@@ -289,6 +285,7 @@ def test_unreadable_calls_give_400(event):
         ("aws://sms-voice.eu-west-1.amazonaws.com", {}, "url: needs ACCESS_KEY_ID"),
         ("aws://AKID:s3cr@localhost", {}, "region: is needed"),
         (URL, {"callback_url": "https://v.example"}, "token: is needed"),
+        (URL, {"callback_url": "https://v.example", "topics": "VolleyTexts"}, "topics: must be ARNs"),
     ],
 )
 def test_wrong_settings(url, settings, problem):

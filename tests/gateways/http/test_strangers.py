@@ -30,6 +30,7 @@ ED25519 = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 ED25519_PUBLIC = base64.b64encode(ED25519.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)).decode()
 ACCOUNT = "AC" + "0" * 32
 TEMPLATE = {"template": "1"}
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:texts"
 
 
 def _jwt(url, body):
@@ -101,7 +102,7 @@ KINDS = {
     ),
     "zns": ("zns://:k@h.example", TEMPLATE | {"app_id": "1", "oa_secret": "s"}, lambda _, body: _zns(body)),
     "infobip": ("infobip://:k@h.example", {"token": "t"}, None),
-    "aws": ("aws://k:s@sms-voice.eu-west-1.amazonaws.com", {"token": "t"}, None),
+    "aws": ("aws://k:s@sms-voice.eu-west-1.amazonaws.com", {"token": "t", "topics": f"{TOPIC},"}, None),
     "africastalking": ("africastalking://u:k@h.example", {"token": "t"}, None),
     "alibaba": ("alibaba://k:s@h.example", TEMPLATE | {"token": "t"}, None),
     "tencent": ("tencent://k:s@h.example", TEMPLATE | {"token": "t", "sdk_app_id": "1"}, None),
@@ -139,6 +140,7 @@ NAMES = """
     failureReason biz_id success err_code report_time send_time content dest_code sequence_id sid
     report_status nationcode mobile errmsg user_receive_time extend SMSID SendStatus SendSuccess SendFailed
     phonenumber phone tranId state reply in message_status err donedate coding binary token sig charset
+    Type MessageId TopicArn Timestamp Signature SignatureVersion SigningCertURL SubscribeURL Token
 """.split()  # noqa: SIM905
 WORDS = [
     "0",
@@ -246,7 +248,9 @@ def test_settings_that_could_not_tell_who_calls_are_refused(kind):
         "channel_secret",
         "oa_secret",
     }
-    without = {name: value for name, value in given.items() if name not in secrets | {"token", "callback"}}
+    without = {
+        name: value for name, value in given.items() if name not in secrets | {"token", "topics", "callback"}
+    }
     if kind in ("twilio", "plivo"):  # signed with the password, which there is in any case
         return
     with pytest.raises(ValueError, match=r"^gateway g: "):
