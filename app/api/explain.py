@@ -185,7 +185,7 @@ def _one(
         until=None if until is None else datetime.fromtimestamp(until, UTC),
         sender=pack.sender,
         gateway=likely,
-        route=_route(explainer, choice),
+        route=_route(explainer, choice, pack.tenant_id),
         gateways=[_option(explainer, name, health[name], pack, entry, segments) for name in choice.gateways],
         encoding=None if cut is None else cut.encoding,
         segments=segments,
@@ -237,12 +237,14 @@ def _content(explainer: Explainer, pack: Pack, entry: Entry, gateway: str | None
         return "", None
 
 
-def _route(explainer: Explainer, choice: Choice) -> wire.ExplainedRoute | None:
-    found = next((route for route in explainer.table.routes if route.id == choice.route), None)
+def _route(explainer: Explainer, choice: Choice, tenant_id: int) -> wire.ExplainedRoute | None:
+    """The position is not the table's, which would tell of other tenants' routes."""
+    own = [route for route in explainer.table.routes if route.tenant_id in (None, tenant_id)]
+    position, found = next(((n, r) for n, r in enumerate(own, 1) if r.id == choice.route), (0, None))
     if found is None:
         return None
     category: Any = None if found.category is None else Category(found.category).name
-    return wire.ExplainedRoute(found.id, found.position, found.to, category, found.sender, found.strategy)
+    return wire.ExplainedRoute(found.id, position, found.to, category, found.sender, found.strategy)
 
 
 def _option(

@@ -421,7 +421,7 @@ class ExplainedCheck(msgspec.Struct):
 
 
 class ExplainedRoute(msgspec.Struct):
-    """The route that holds: the first that matches."""
+    """The route that holds: the first that matches. `position` is among those that may hold for the tenant."""
 
     id: int
     position: int

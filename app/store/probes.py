@@ -18,11 +18,12 @@ from app.store.intake import at
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What became of one text of a probe. `state` is its final one; `answer_ms` and `receipt_ms` from the hand-over to
-    the carrier's answer, and from that to the receipt."""
+    """What became of one text of a probe. `sent`: a gateway was given it. `state` is its final one; `answer_ms` and
+    `receipt_ms` from the hand-over to the carrier's answer, and from that to the receipt."""
 
     message_id: bytes
     gateway: str
+    sent: bool
     accepted: bool
     unknown: bool
     refused: bool
@@ -102,6 +103,7 @@ async def seen(driver: asyncpg.Connection, probe_id: bytes) -> list[Seen]:
         Seen(
             row["message_id"].bytes,
             row["gateway"],
+            row["sent_at"] is not None,
             bool(row["accepted"]),
             bool(row["unknown"]),
             bool(row["refused"]),

@@ -215,6 +215,10 @@ class Api:
     def __init__(self, url: str, key: str, session: aiohttp.ClientSession) -> None:
         self.url, self.key, self.session = url, key, session
 
+    async def of_tenant(self, world: World, tenant: int) -> Api:
+        """The same for a tenant of the world."""
+        return Api(self.url, await _key(world, tenant), self.session)
+
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         headers = {"Authorization": f"Bearer {self.key}"}
         async with self.session.request(method, self.url + path, json=body, headers=headers) as r:
@@ -231,17 +235,21 @@ async def api_of() -> AsyncIterator[Callable[[World], Awaitable[Api]]]:
         server = Running(Settings(database_url=world.database_url, redis_url=world.redis_url))
         port = await server.start()
         running.append(server)
-        async with world.database.driver() as driver:
-            _, secret = await keys.create(
-                driver, tenant_id=1, name="test", scopes=keys.SCOPES, test=False, created_by="test",
-                now_s=time.time(),
-            )  # fmt: skip
-        return Api(f"http://127.0.0.1:{port}", secret, session)
+        return Api(f"http://127.0.0.1:{port}", await _key(world, 1), session)
 
     yield make
     for server in running:
         await server.stop()
     await session.close()
+
+
+async def _key(world: World, tenant: int) -> str:
+    async with world.database.driver() as driver:
+        _, secret = await keys.create(
+            driver, tenant_id=tenant, name="test", scopes=keys.SCOPES, test=False, created_by="test",
+            now_s=time.time(),
+        )  # fmt: skip
+    return secret
 
 
 CASES: list[dict[str, Any]] = [
@@ -444,7 +452,88 @@ async def test_an_explanation_knows_of_an_open_circuit(
     last = [line for line in message["trace"] if line["check"] == "route"][-1]
     assert last["verdict"].startswith("other by preference, smsc ")
     assert last["rule"] == "routes.1"
+
+    await world.change(config.ROUTE, {"id": 1}, gateways=["smsc"])  # now it is the only one
+    breaker = next(one for one in local.process.watch._breakers.values() if one.state != "closed")
+    for _ in range(6):  # so that it rests for the longest time
+        breaker.trip("failing", time.time())
+
+    async def says(verdict: str, reason: str | None) -> bool:
+        _, found = await api.call("POST", "/v1/messages/explain", body)
+        (one,) = found["data"]
+        return (one["verdict"], one["reason"], one["gateway"]) == (verdict, reason, "smsc")
+
+    await until(lambda: says("hold", "gateway_failing"), "the API knows, about a second later")
+    _, made = await api.call("POST", "/v1/messages", body)
+    world.accepted += 1
+    url, taken = f"/v1/messages/{made['id']}", len(await smsc.ledger())
+    await asyncio.sleep(1.2)  # longer than from one look at what waits for a gateway to the next
+    _, message = await api.call("GET", url)
+    assert (message["state"], message["attempts"], breaker.state) == ("queued", [], "open")
+    assert len(await smsc.ledger()) == taken  # nor was anything repeated
+    await smsc.change(error=0.0)
+    breaker.until = time.time()
+    message = await until(delivered, "it goes", timeout_s=40)
+    assert [attempt["gateway"] for attempt in message["attempts"]] == ["smsc"]
+    await until(lambda: says("send", None), "it is well again")
     await world.check_books()
+
+
+async def test_a_tenant_is_told_nothing_of_another(
+    make_world: MakeWorld, smsc: Smsc, until: Until, api_of: Callable[[World], Awaitable[Api]]
+) -> None:
+    """What is explained to one is the same, whatever the other one has."""
+    world = await make_world(smsc)
+    await _own_packs(world)
+    await world.start()
+    first = await api_of(world)
+    second = await first.of_tenant(world, 2)
+    await until(lambda: _ready(first), "the API is attached")
+    to = "+14155550123"
+    plain = {"to": to, "sender": "12025550199", "category": "transactional", "body": "Hi"}
+    asks = [plain, {**plain, "category": "marketing"}, {**plain, "sender": "VOLLEY"}]
+    asks += [{**plain, "sender": "pool:main"}, {**plain, "to": "+14155550124"}]
+    asks.append({"to": to, "sender": "12025550199", "category": "transactional", "template": "hello"})
+
+    async def told(api: Api) -> list[tuple[int, Any]]:
+        answers = [await api.call("POST", "/v1/messages/explain", ask) for ask in asks]
+        for _, found in answers:
+            for one in found.get("data", ()):
+                for check in one["checks"]:
+                    if check["check"] == "route":
+                        del check["version"]  # of the whole configuration
+            found.pop("instance", None)
+        return answers
+
+    before, theirs = await told(first), await told(second)
+    assert before == theirs
+    assert [status for status, _ in before] == [200, 200, 200, 422, 200, 422]
+
+    await world.gateway("secret")
+    await world.change(config.GATEWAY, {"name": "secret"}, rate=7, currency="USD", prices={"*": "0.01"})
+    async with world.database.begin() as connection:
+        route = {"to": "US", "gateways": ["secret"], "tenant_id": 2, "position": 1}
+        await config.create(connection, config.ROUTE, route, BY)
+        for address in ("12025550199", "VOLLEY"):
+            await config.create(
+                connection, config.SENDER, {"tenant_id": 2, "address": address, "rate": 3}, BY
+            )
+        pool = {"tenant_id": 2, "name": "main", "members": [{"address": "VOLLEY"}]}
+        await config.create(connection, config.POOL, pool, BY)
+    assert (await second.call("POST", "/v1/templates", {"name": "hello", "body": "Hello"}))[0] == 201
+    assert (await second.call("POST", "/v1/suppressions", {"to": to}))[0] < 300
+
+    async def theirs_holds() -> Any:
+        answers = await told(second)
+        return answers if "secret" in str(answers[4]) and "opted_out" in str(answers[0]) else None
+
+    theirs = await until(theirs_holds, "it holds for whose it is")
+    assert [status for status, _ in theirs] == [200] * 6
+    now = await told(first)
+    for ask, one, other in zip(asks, before, now, strict=True):
+        assert one == other, ask
+    _, hints = await first.call("POST", "/v1/messages/explain", plain)
+    assert "secret" not in str(hints)
 
 
 async def _own_packs(world: World) -> None:
@@ -480,12 +569,13 @@ async def test_a_probe_tells_what_each_gateway_does(
     probe = {"region": "US", "sender": "12025550199", "reason": "launch"}
     status, problem = await api.call("POST", "/v1/probes", probe)
     assert (status, problem["code"]) == (422, "invalid_value")
-    change = {"test_numbers": ["+1 415 200 0001", "+14152000002"], "reason": "our phones"}
+    change = {"test_numbers": ["+1 415 200 0001", "+14152000002", "+14152000003"], "reason": "our phones"}
     status, region = await api.call("PATCH", "/v1/regions/US", change)
-    assert (status, region["test_numbers"]) == (200, ["+14152000001", "+14152000002"])
+    assert (status, region["test_numbers"]) == (200, ["+14152000001", "+14152000002", "+14152000003"])
+    assert (await api.call("POST", "/v1/suppressions", {"to": "+14152000003"}))[0] < 300
     status, made = await api.call("POST", "/v1/probes", probe)
-    assert (status, made["texts"], made["gateways"]) == (202, 4, ["smsc", "other"])
-    world.accepted += 4
+    assert (status, made["texts"], made["gateways"]) == (202, 6, ["smsc", "other"])
+    world.accepted += 6
     assert (await api.call("POST", "/v1/probes", probe))[0] == 429
     await world.until_final(timeout_s=40)
     status, result = await api.call("GET", made["url"])
@@ -498,8 +588,12 @@ async def test_a_probe_tells_what_each_gateway_does(
         0,
         2,
         0.0,
-        {"rejected": 2},
+        {"rejected": 2, "opted_out": 1},
     )
+    assert good["reasons"] == {
+        "opted_out": 1
+    }  # a test number that said stop has said stop, and no gateway is blamed
+    assert (good["stopped"], bad["stopped"], good["waiting"], bad["waiting"]) == (1, 1, 0, 0)
     assert sorted(one["to"] for one in await smsc.ledger()) == ["14152000001", "14152000002"]
     await world.check_books()
     entries = await world.fetch("SELECT action, after::text FROM audit_log WHERE action ~ 'probe|region'")

@@ -1,6 +1,7 @@
 """/v1/probes: before a launch, a text to our own phones by each gateway of a region.
 
-Guarantees: the texts go the ordinary way, journalled and under every rule; only to numbers that the operator has named
+Guarantees: the texts go the ordinary way, journalled and under every rule (who said stop gets none, a test number or
+not, and no gateway is blamed for it); only to numbers that the operator has named
 as test numbers of the region; one probe a region in EVERY_S, and at most MAX_TEXTS texts; each is in the audit log.
 """
 
@@ -64,12 +65,15 @@ class Made(BaseModel):
 
 
 class GatewayResult(BaseModel):
-    """What came of a gateway's texts. `acceptance` and `receipt_rate` are shares of its texts, of its accepted texts;
-    null as long as there is nothing to divide. Times are medians."""
+    """What came of a gateway's texts. `stopped` are those that it was never given: a rule ended them (an opt-out, say,
+    which holds for test numbers, too) or their 15 minutes did. `acceptance` and `receipt_rate` are shares of those
+    that it was given and answered, of its accepted texts; null as long as there is nothing to divide. Times are
+    medians."""
 
     gateway: str
     texts: int
     waiting: int
+    stopped: int
     accepted: int
     refused: int
     unknown: int
@@ -215,7 +219,9 @@ async def get_probe(probe_id: Annotated[UUID, Path()], request: Request, caller:
 def _result(name: str, texts: Sequence[probes.Seen]) -> GatewayResult:
     accepted = [one for one in texts if one.accepted]
     ended = [one for one in accepted if one.state is not None and one.state != State.unconfirmed]
+    stopped = [one for one in texts if one.state is not None and not one.sent]
     decided = [one for one in texts if one.accepted or one.unknown or one.refused or one.state is not None]
+    tried = len(decided) - len(stopped)
     reasons: dict[str, int] = {}
     for one in texts:
         if one.reason is not None and not (one.accepted and one.state == State.delivered):
@@ -224,11 +230,12 @@ def _result(name: str, texts: Sequence[probes.Seen]) -> GatewayResult:
         gateway=name,
         texts=len(texts),
         waiting=len(texts) - len(decided),
+        stopped=len(stopped),
         accepted=len(accepted),
         refused=sum(one.refused for one in texts),
         unknown=sum(one.unknown for one in texts),
         delivered=sum(one.state == State.delivered for one in texts),
-        acceptance=round(len(accepted) / len(decided), 4) if decided else None,
+        acceptance=round(len(accepted) / tried, 4) if tried else None,
         receipt_rate=round(len(ended) / len(accepted), 4) if accepted else None,
         answer_ms=_median([one.answer_ms for one in accepted]),
         receipt_ms=_median([one.receipt_ms for one in ended]),
