@@ -535,6 +535,12 @@ def receiver(name: str, url: str, settings: Mapping[str, object]) -> Receiver:
     return receive_one
 
 
+def called_back_at(name: str, url: str, settings: Mapping[str, object]) -> str:
+    """The public address at which this gateway is called back; empty where none is set. Raises as `receiver` does."""
+    address: str = _provider(url).parse(name, url, settings).dsn.callback_url
+    return address
+
+
 def receive(
     name: str,
     url: str,

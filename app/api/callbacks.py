@@ -8,7 +8,6 @@ takes texts in within a second. Queries may hold a provider's token, so they are
 from __future__ import annotations
 
 import time
-from urllib.parse import urlsplit
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -32,10 +31,11 @@ class Receivers:
     def __init__(self) -> None:
         self._read_at = 0.0
         self._rows: dict[str, configuration.Gateway] = {}
-        self._made: dict[str, tuple[int, http.Receiver]] = {}
+        self._made: dict[str, tuple[int, http.Receiver, str]] = {}
 
-    async def of(self, request: Request, name: str) -> tuple[configuration.Gateway, http.Receiver]:
-        """Raises Problem 404 for a gateway that does not exist or takes no callbacks."""
+    async def of(self, request: Request, name: str) -> tuple[configuration.Gateway, http.Receiver, str]:
+        """The gateway, its reader, and the public address of both, if it has one. Raises Problem 404 for a gateway that
+        does not exist or takes no callbacks."""
         if time.monotonic() - self._read_at > CONFIG_FRESH_S:
             async with request.app.state.context.database.driver() as driver:
                 self._rows = {row.name: row for row in (await configuration.load(driver)).gateways}
@@ -46,11 +46,12 @@ class Receivers:
         made = self._made.get(name)
         if made is None or made[0] != row.version:
             try:
-                made = (row.version, http.receiver(name, row.url, row.settings))
+                read = http.receiver(name, row.url, row.settings)
+                made = (row.version, read, http.called_back_at(name, row.url, row.settings))
             except (LookupError, ValueError):
                 raise Problem(404, "not_found", "this gateway takes no callbacks") from None
             self._made[name] = made
-        return row, made[1]
+        return row, *made[1:]
 
 
 receivers = Receivers()
@@ -62,7 +63,7 @@ asker = http.Asker()
 )
 async def take(gateway: str, request: Request) -> Response:
     """Receipts and inbound texts of one HTTP gateway."""
-    row, read = await receivers.of(request, gateway)
+    row, read, public_url = await receivers.of(request, gateway)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and (len(declared) > 9 or int(declared) > MAX_BODY_BYTES):
         raise _too_large()
@@ -72,7 +73,7 @@ async def take(gateway: str, request: Request) -> Response:
         if len(body) > MAX_BODY_BYTES:
             raise _too_large()
     found, texts, reply = await asker.read(
-        read, request.method, _public_url(row, request), dict(request.headers), bytes(body)
+        read, request.method, _as_called(public_url, request), dict(request.headers), bytes(body)
     )
     if found or texts:
         await _store(request, row.id, found, texts)
@@ -83,14 +84,10 @@ def _too_large() -> Problem:
     return Problem(413, "request_too_large", f"at most {MAX_BODY_BYTES} bytes")
 
 
-def _public_url(row: configuration.Gateway, request: Request) -> str:
-    """The URL as the provider called it: the configured public base with this path and query."""
-    base = row.settings.get("callback_url")
-    if not base:
-        return str(request.url)
-    parts = urlsplit(str(base))
+def _as_called(public_url: str, request: Request) -> str:
+    """The URL as the provider called it: the public address of this gateway where one is set, with this query."""
     query = f"?{request.url.query}" if request.url.query else ""
-    return f"{parts.scheme}://{parts.netloc}{request.url.path}{query}"
+    return f"{public_url}{query}" if public_url else str(request.url)
 
 
 async def _store(request: Request, gateway_id: int, found: list[Receipt], texts: list[Inbound]) -> None:
@@ -106,6 +103,8 @@ async def _store(request: Request, gateway_id: int, found: list[Receipt], texts:
             r.submitted_at,
             to_check(r.to) if r.to else None,
             now_s,
+            r.whole,
+            r.opted_out,
         )
         for r in found
     ]

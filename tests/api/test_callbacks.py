@@ -7,10 +7,12 @@ import json
 import zlib
 from urllib.parse import urlencode
 
+import msgspec
 import pytest
 
 from app.api import callbacks
-from gateways import twilio
+from app.store.receipts import Slip
+from gateways import plivo, twilio
 
 ACCOUNT = "AC" + "0" * 32
 PUBLIC = "https://volley.example.org"
@@ -23,6 +25,8 @@ async def gateways(api):
     """A gateway whose callbacks are signed, one whose URL holds a token, one that takes none."""
     configured = [
         ("tw", f"twilio://{ACCOUNT}:{SECRET}@api.twilio.com", {"callback_url": PUBLIC}),
+        # its public address stands in the URL, and has a path that a proxy takes away
+        ("plivo", f"plivo://ID:{SECRET}@api.plivo.com?callback_url={PUBLIC}/sms", {}),
         ("at", f"africastalking://u:k@h.example?token={SECRET}", {"callback_url": PUBLIC}),
         ("smpp", "smpp://u:p@127.0.0.1:2775", {}),
     ]
@@ -79,6 +83,24 @@ async def test_forged_calls_store_nothing(api, forged):
     status, body = await call(api, "/v1/callbacks/tw", **forged)
     assert (status, body) == (403, b"")
     assert await stored(api) == before
+
+
+async def test_what_was_signed_for_the_public_address_in_the_gateways_url_is_taken(api):
+    before, _ = await stored(api)
+    fields = [("MessageUUID", "m1"), ("From", "12025550101"), ("To", "12025550199"), ("Text", "START")]
+    signature = plivo.signature_v3(SECRET, f"{PUBLIC}/sms/v1/callbacks/plivo", fields, "n")
+    headers = {plivo.V3: signature, f"{plivo.V3}-nonce": "n"}
+    status, _ = await call(api, "/v1/callbacks/plivo", data=dict(fields), headers=headers)
+    assert status == 200
+    assert (await stored(api))[0] == before + 1
+
+
+async def test_a_receipt_that_says_opted_out_says_so_to_the_dispatcher(api):
+    fields = {"MessageSid": "SM7", "MessageStatus": "undelivered", "ErrorCode": "21610", "To": "+12025550101"}
+    assert (await call(api, "/v1/callbacks/tw", **signed(fields)))[0] == 200
+    rows = await api.fetch("SELECT receipt FROM parked_receipts")
+    parked = [msgspec.msgpack.decode(row["receipt"], type=Slip) for row in rows]
+    assert [slip.opted_out for slip in parked if slip.gateway_message_id == "SM7"] == [True]
 
 
 @pytest.mark.parametrize("host", ["volley.example.org", "evil.example", "127.0.0.1", "x/../.."])
