@@ -107,6 +107,8 @@ class _Text(msgspec.Struct):
     own: keywords.Keyword | None = None  # the tenant's own keyword, if it is one
     reply: str | None = None
     alone: Key | None = None  # a part that is no text yet
+    stray: bool = False  # it came to an address by which nobody texted this person
+    answer_from: str = ""
 
     @property
     def action(self) -> str | None:
@@ -125,7 +127,7 @@ class _Text(msgspec.Struct):
         assert self.match is not None
         wanted = owner.settings.get("stop_scope") or "sender"
         # who is texted from a pool knows one address of several, and a pool that changes may choose another
-        everything = self.match.keyword.casefold() in STOP_ALL or owner.id in self.pooled
+        everything = self.match.keyword.casefold() in STOP_ALL or owner.id in self.pooled or self.stray
         if wanted == "tenant" or everything:
             return ""
         brand = self.brands.get(owner.id, "")
@@ -307,7 +309,11 @@ def _number(sender: str) -> tuple[str, str]:
 async def _find_users(
     driver: asyncpg.Connection, texts: Sequence[_Text], tenants: Mapping[int, Owner], now_s: float
 ) -> None:
-    """Who uses the address that a text came to: its owner first, who is the one that last sent there."""
+    """Who uses the address that a text came to: its owner first, who is the one that last sent there.
+
+    Where nobody does (an answer to a name comes to the carrier's own number, and some providers tell no address at
+    all) a stop is for everybody who texted this person lately, whatever by; what comes to no address is for the last.
+    """
     registered = await store.registered(driver, [text.to for text in texts])
     pooled = await store.pooled(driver, [text.to for text in texts])
     for text in texts:
@@ -320,7 +326,13 @@ async def _find_users(
             continue
         sent = await store.senders_to(driver, text.sender, text.to, tenants, now_s)
         first = [one for one in sent if not belongs or one in belongs]
-        text.users = list(dict.fromkeys([*first, *belongs, *sent])) or list(tenants)[:1]
+        text.users = list(dict.fromkeys([*first, *belongs, *sent]))
+        if not text.users and (stop or not text.to):
+            by_tenant = await store.texted(driver, text.sender, tenants, now_s)
+            text.stray = True
+            text.users = list(by_tenant) if stop else list(by_tenant)[:1]
+            text.answer_from = next(iter(by_tenant.values()), "")
+        text.users = text.users or list(tenants)[:1]
 
 
 # -- acting
@@ -476,8 +488,10 @@ def _words(words: Language, owner: Owner, text: _Text, kind: notices.Kind) -> st
 async def _reply(
     driver: asyncpg.Connection, text: _Text, body: str, owner: Owner, now_s: float
 ) -> list[Parcel]:
-    """The answer, from the address that the text came to; none to a machine, and none that is one too many."""
-    machine = not text.country or await store.is_ours(driver, text.sender)
+    """The answer, from the address that the text came to, or where it is none of ours from the one last used; none to
+    a machine, and none that is one too many."""
+    sender = text.answer_from or text.to
+    machine = not text.country or not sender or await store.is_ours(driver, text.sender)
     if machine or await store.replies(driver, owner.id, text.sender, now_s - REPLIES_S) >= MAX_REPLIES:
         text.reply = None
         return []
@@ -485,7 +499,7 @@ async def _reply(
     extra = {"confirms": text.reply} if text.reply in ("stop", "help") else {"answers": text.reply}
     try:
         draft = notices.draft(
-            prefixes, _writer(owner), to=text.sender, country=text.country, sender=text.to, body=body,
+            prefixes, _writer(owner), to=text.sender, country=text.country, sender=sender, body=body,
             extra=extra, valid_s=CONFIRM_EVERY_S, now_s=now_s,
         )  # fmt: skip
     except TextError:  # a brand or contact that makes it longer than a text may be

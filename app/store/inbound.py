@@ -227,6 +227,35 @@ async def stopped_lately(
     )
 
 
+async def texted(
+    driver: asyncpg.Connection, e164: str, tenants: Mapping[int, Owner], now_s: float
+) -> dict[int, str]:
+    """Every tenant that sent to that person lately, with the sender that it used last; the last one first."""
+    hashes = {(one.id, signed(hash_of(one.hash_key, e164))) for one in tenants.values()}
+    rows = await driver.fetch(
+        "SELECT DISTINCT ON (tenant_id, recipient) tenant_id, recipient, message_id FROM lookups"
+        " WHERE recipient = ANY($1::bigint[]) AND message_id >= $2 ORDER BY tenant_id, recipient, message_id DESC",
+        [recipient for _, recipient in hashes],
+        as_uuid(ids.first_id_at(now_s - SENT_WITHIN_S)),
+    )
+    newest = sorted(
+        (
+            (row["message_id"].bytes, row["tenant_id"])
+            for row in rows
+            if (row["tenant_id"], row["recipient"]) in hashes
+        ),
+        reverse=True,
+    )
+    senders = {
+        row["id"].bytes: decode_pack(row["payload"]).sender
+        for row in await driver.fetch(
+            "SELECT id, payload FROM packs WHERE id = ANY($1::uuid[])",
+            [as_uuid(ids.pack_of(message_id)) for message_id, _ in newest],
+        )
+    }
+    return {tenant_id: senders.get(ids.pack_of(message_id), "") for message_id, tenant_id in newest}
+
+
 _SHOWN = """
 SELECT i.id, i.sender, i."to", i.text, i.action, i.keyword, i.doubtful, g.name AS gateway, i.at, i.reply
 FROM inbound i JOIN gateways g ON g.id = i.gateway_id

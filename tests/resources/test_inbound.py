@@ -126,6 +126,33 @@ async def test_a_stop_holds_for_every_tenant_that_uses_the_address(database, que
     assert not await held(queue, TWO, e164=BOB)
 
 
+@pytest.mark.parametrize("to", ["", "8199"])
+async def test_a_stop_to_an_address_that_nobody_uses_is_for_everybody_who_texted_that_person(
+    database, queue, receive, to: str
+) -> None:
+    await send(database, TWO, sender="SHOES", at=NOW - 50)
+    await send(database, THREE, sender="HATS", at=NOW - 60)
+    result = await receive("STOP", to=to)
+    assert (result.tenant_id, result.stopped, result.confirmed) == (2, (2, 3), True)
+    for owner, sender in ((TWO, "SHOES"), (TWO, LINE), (THREE, "HATS")):
+        assert await held(queue, owner, sender=sender)
+    assert not await held(queue, ONE)
+    assert not await held(queue, TWO, e164=BOB, sender="SHOES")
+    [pack] = [
+        decode_pack(row["payload"]) for row in await fetch(database, "SELECT payload FROM packs ORDER BY id")
+    ][-1:]
+    assert (pack.tenant_id, pack.sender) == (2, "SHOES"), "answered by the address that the person knows"
+
+
+async def test_what_came_to_no_address_is_for_who_texted_last(database, receive) -> None:
+    assert (await receive("hello", to="")).tenant_id == 1
+    assert not (await receive("STOP", to="")).confirmed, "there is nothing to answer from"
+    await send(database, THREE, sender="HATS", at=NOW - 50)
+    await send(database, TWO, sender="SHOES", at=NOW - 40)
+    assert (await receive("hi again", to="")).tenant_id == 2
+    assert (await receive("hello", to="8199")).tenant_id == 1, "an address, and none of theirs"
+
+
 @pytest.mark.parametrize("text", ["STOPALL", "stop all"])
 async def test_stopall_is_about_every_sender_of_the_tenant(database, queue, receive, text: str) -> None:
     await own(database, TWO)
