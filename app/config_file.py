@@ -94,13 +94,24 @@ def shipped(port: int = SANDBOX_PORT) -> str:
     return files("app").joinpath("volley.toml").read_text().replace(f":{SANDBOX_PORT}?", f":{port}?")
 
 
+def is_shipped(text: str) -> bool:
+    """Whether it is a first start's file that nobody has changed since."""
+    port = re.search(r"@127\.0\.0\.1:(\d+)\?", text)
+    return port is not None and text == shipped(int(port[1]))
+
+
 def sandbox_port(config: Config) -> int | None:
     """The port of the gateway named `sandbox`, where there is one on this machine."""
     for gateway in config.gateways:
-        parts = urlsplit(gateway.url)
-        if gateway.name == SANDBOX and parts.hostname in ("127.0.0.1", "localhost", "::1"):
-            return parts.port
+        if gateway.name == SANDBOX:
+            return port_here(gateway.url)
     return None
+
+
+def port_here(url: str) -> int | None:
+    """The port of a gateway that is on this machine."""
+    parts = urlsplit(url)
+    return parts.port if parts.hostname in ("127.0.0.1", "localhost", "::1") else None
 
 
 def parse(text: str, source: str, folder: Path | None = None) -> Config:

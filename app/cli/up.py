@@ -134,13 +134,16 @@ class Start:
             )
 
     def _config_path(self) -> Path:
-        """VOLLEY_CONFIG, or the file in the data directory, which the first start puts there."""
+        """VOLLEY_CONFIG, or the file in the data directory, which the first start puts there; while nobody changes it,
+        it follows the sandbox's port."""
         if self.settings.config is not None:
             return self.settings.config.absolute()
         path = self.home.data_dir / "volley.toml"
-        if not path.exists():
-            port = self.settings.sandbox_port or config_file.SANDBOX_PORT
-            self.home.write_private(path, config_file.shipped(port))
+        port = self.settings.sandbox_port
+        if not path.exists() or (
+            port is not None and config_file.is_shipped(path.read_text("utf-8", "replace"))
+        ):
+            self.home.write_private(path, config_file.shipped(port or config_file.SANDBOX_PORT))
         return path
 
     # -- engines
@@ -190,6 +193,8 @@ class Start:
             self._step("schema", lambda: migrate.upgrade(url))
             if bootstrap.seed(url, path, check_gateway):
                 say(f"configuration: from {_short(path)}")
+            elif self.with_sandbox:
+                self._check_way_to_sandbox(bootstrap.sandbox_port(url))
             self.new_key = bootstrap.first_key(url, self.settings.api_key)
         if self.new_key is not None:
             self.home.write_private(self.home.key_file, self.new_key + "\n")
@@ -198,6 +203,14 @@ class Start:
                 f"VOLLEY_API_KEY is short: with fewer than {STRONG_KEY_LENGTH} characters it can be guessed"
             )
         self.supervisor.check()
+
+    def _check_way_to_sandbox(self, configured: int | None) -> None:
+        port = self.settings.sandbox_port
+        if configured is not None and configured != port:
+            say_warning(
+                f"the gateway `sandbox` leads to port {configured}, but the sandbox listens on {port}:"
+                " `volley apply` shows the difference, and changes the gateway"
+            )
 
     def _step(self, name: str, work: Callable[[], object]) -> None:
         began = time.monotonic()

@@ -68,6 +68,18 @@ def seed(database_url: str, toml_path: Path, check: GatewayCheck | None = None) 
     return asyncio.run(seed_async(database_url, toml_path, check))
 
 
+def sandbox_port(database_url: str) -> int | None:
+    """The port of the enabled gateway `sandbox`, where there is one on this machine."""
+
+    async def read(connection: AsyncConnection) -> int | None:
+        table = tables.gateways
+        query = select(table.c.url).where(table.c.name == config_file.SANDBOX, table.c.enabled)
+        url = await connection.scalar(query)
+        return None if url is None else config_file.port_here(url)
+
+    return asyncio.run(_alone(database_url, read))
+
+
 def plan(database_url: str, toml_path: Path, check: GatewayCheck | None = None) -> list[Change]:
     """`plan_async`."""
     return asyncio.run(plan_async(database_url, toml_path, check))

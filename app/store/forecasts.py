@@ -65,16 +65,19 @@ class Way(msgspec.Struct, frozen=True):
     gateways: list[str]
 
 
-# A parcel holds a part of its pack; of a pack from before they were counted one segment a message.
+# A parcel holds a part of its pack, one that is just being handed over nothing; of a pack from before they were counted
+# one segment a message.
 _BACKLOGS = """
 WITH mine AS (
     SELECT lane, extract(epoch FROM min(due_at)) AS due, max(priority) AS priority
-    FROM parcels WHERE batch_id = $1 GROUP BY lane
+    FROM parcels WHERE batch_id = $1 AND n > 0 GROUP BY lane
 ), waiting AS (
     SELECT m.lane, m.due, p.n, p.batch_id, p.n * greatest(k.segments, k.n)::float8 / k.n AS segments
     FROM mine m JOIN parcels p ON p.lane = m.lane JOIN packs k ON k.id = p.pack_id
     LEFT JOIN batches b ON b.id = p.batch_id
-    WHERE p.batch_id = $1 OR (p.priority <= m.priority AND p.due_at <= now() AND (b.id IS NULL OR b.state = $2))
+    WHERE p.n > 0 AND (
+        p.batch_id = $1 OR (p.priority <= m.priority AND p.due_at <= now() AND (b.id IS NULL OR b.state = $2))
+    )
 )
 SELECT w.lane, w.due, sum(w.segments) AS ahead,
     sum(w.n) FILTER (WHERE w.batch_id = $1) AS own,

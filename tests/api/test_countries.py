@@ -203,6 +203,8 @@ async def test_a_forecast_counts_segments_and_the_slowest_of_region_gateways_and
         assert abs(await finish_s() - 90 / 2) < 8, "of both gateways together"
         await api.fetch("UPDATE gateways SET enabled = false WHERE name LIKE 'slow%'")
         assert (await api.get(batch["url"])).json["forecast"]["finish"] is None, "there is no gateway"
+        await api.fetch("UPDATE parcels SET n = 0 WHERE lane LIKE 'NO:%'")
+        assert (await api.get(batch["url"])).json["forecast"] is None, "all of it is being handed over"
     finally:
         await api.fetch("DELETE FROM routes")
         await api.fetch("DELETE FROM gateways WHERE name LIKE 'slow%'")

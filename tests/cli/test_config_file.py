@@ -28,6 +28,13 @@ def test_the_shipped_gateway_follows_the_sandbox_port():
     assert config_file.sandbox_port(config) == 4242
 
 
+def test_a_shipped_file_is_known_until_somebody_changes_it():
+    text = config_file.shipped(4242)
+    assert config_file.is_shipped(text)
+    assert not config_file.is_shipped(text + "\n")
+    assert not config_file.is_shipped(text.replace(":4242?", "?"))
+
+
 def test_a_gateway_elsewhere_is_not_the_sandbox():
     text = '[[gateways]]\nname = "sandbox"\nurl = "smpp://u:p@smsc.example.org:2775"\n'
     assert config_file.sandbox_port(config_file.parse(text, "x")) is None

@@ -184,7 +184,13 @@ def test_starts_and_ends(up: Up):
     assert up.process is not None
     up.process.kill()
     up.process.communicate()
-    up.start()  # what the killed one left doesn't stop it
+    old, new = up.environ["VOLLEY_SANDBOX_PORT"], str(ports.free())
+    up.environ["VOLLEY_SANDBOX_PORT"] = new
+    lines = up.start()  # what the killed one left doesn't stop it
+    leads = f"the gateway `sandbox` leads to port {old}, but the sandbox listens on {new}"
+    assert any(leads in line for line in lines)
+    applied = up.command("apply", "--yes")
+    assert f"127.0.0.1:{new}" in applied.stdout, applied.stderr
     assert up.get("/v1/messages?limit=1") == 200
     assert alive(family) == []
     family = up.family()
