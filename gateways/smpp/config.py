@@ -22,9 +22,10 @@ import msgspec
 from msgspec import Meta
 
 from app.domain.national import LANGUAGES
+from app.domain.phone import calling_code_of
 from app.domain.text import PLAIN, Coding, Encoding
 from gateways.smpp import pdu
-from gateways.smpp.receipts import IdForm
+from gateways.smpp.receipts import Addresses, IdForm
 from gateways.smpp.session import Timers
 from gateways.smpp.status import refusals
 
@@ -123,6 +124,9 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receipt_id: IdForm = "asis"
     unmarked_receipts: bool = False  # a text of the form "id:… stat:…" is one, whatever its esm_class
     receipt_zone: str = "UTC"  # of the dates in receipts
+    # A receipt counts for a text to its recipient: where it names them; ignored: the carrier hides or changes them.
+    receipt_addresses: Addresses = "swapped"
+    country: str = ""  # of the national numbers in receipts and inbound texts; empty: there are none
     reassembly_s: _Seconds = 300.0
     # The same text from the same person within so long is the carrier's repetition; texts that say stop never are.
     redelivery_s: _SecondsOrNone = 60.0
@@ -222,6 +226,7 @@ def parse(name: str, url: str, settings: Mapping[str, Any]) -> Config:
         pdu.bind("receiver", 1, config.system_id, config.password, **config.bind_fields)
         refusals(config.options.status)
         vendor_tlvs(config.options.tlvs)
+        _check_country(config.options.country)
         _check_version(config.options)
         if (config.options.query_sm or config.options.cancel_sm) and config.options.submit_id != "asis":
             raise ValueError(
@@ -337,6 +342,15 @@ def _parse(url: str, settings: Mapping[str, Any]) -> Config:
         options=options,
         tls=_tls(options) if parts.scheme == "smpps" else None,
     )
+
+
+def _check_country(country: str) -> None:
+    try:
+        calling_code_of(country or "US")
+    except KeyError:
+        raise ValueError(
+            f"country {country!r} is not a country with phone numbers: two capital letters"
+        ) from None
 
 
 def _check_version(options: Options) -> None:

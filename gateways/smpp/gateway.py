@@ -177,13 +177,19 @@ class SMPPGateway:
         self.refusals: Mapping[int, status.Refusal] = status.refusals(options.status)
         self.normalise = id_normaliser(options.submit_id)
         self._reader = ReceiptReader(
-            options.receipt_id, ZoneInfo(options.receipt_zone), whole=options.receipts_per == "message"
+            options.receipt_id,
+            ZoneInfo(options.receipt_zone),
+            whole=options.receipts_per == "message",
+            addresses=options.receipt_addresses,
+            country=options.country,
         )
         self.intake = Intake(
             name,
             sink,
             self._reader,
-            Reassembler(options.alphabet, options.reassembly_s, options.redelivery_s),
+            Reassembler(
+                options.alphabet, options.reassembly_s, options.redelivery_s, country=options.country
+            ),
             unmarked_receipts=options.unmarked_receipts,
         )
         self._sink = sink

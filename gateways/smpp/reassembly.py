@@ -21,6 +21,7 @@ import msgspec
 from app.domain.text import decode, join, unpack
 from gateways.base import Inbound, Part
 from gateways.smpp import pdu
+from gateways.smpp.numbers import phone
 
 MAX_INCOMPLETE = 10_000
 MAX_REFERENCE = 0xFFFF
@@ -145,19 +146,13 @@ def _of_sar(message: pdu.Message) -> Concatenation | None:
     return Concatenation(int.from_bytes(reference, "big") & MAX_REFERENCE, total[-1], index[-1])
 
 
-def phone(ton: int, digits: bytes) -> str:
-    """An address as Inbound wants it: E.164 with its plus sign where it is an international number."""
-    text = decode(digits, "latin-1")
-    if ton == 1 and text.isdigit():
-        return "+" + text
-    return text
-
-
 class Reassembler:
     """The incomplete texts of one gateway. `alphabet` is the carrier's for data_coding 0; the parts of a text are
-    waited for `limit_s` in all, here and elsewhere; what is given out may be repeated within `repeat_s`."""
+    waited for `limit_s` in all, here and elsewhere; what is given out may be repeated within `repeat_s`. `country`: see
+    `numbers.phone`."""
 
-    def __init__(self, alphabet: str, limit_s: float, repeat_s: float = 0.0) -> None:
+    def __init__(self, alphabet: str, limit_s: float, repeat_s: float = 0.0, *, country: str = "") -> None:
+        self._country = country
         self._alphabet = alphabet
         self._limit_s = limit_s
         self._repeat_s = repeat_s
@@ -257,8 +252,8 @@ class Reassembler:
 
     def _inbound(self, message: pdu.Message, text: str, part: Part | None = None) -> Inbound:
         return Inbound(
-            sender=phone(message.source_ton, message.source),
-            to=phone(message.dest_ton, message.destination),
+            sender=phone(message.source_ton, message.source, self._country),
+            to=phone(message.dest_ton, message.destination, self._country),
             text=text,
             part=part,
             repeat_s=self._repeat_s,

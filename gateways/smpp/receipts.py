@@ -25,11 +25,13 @@ from typing import Literal, get_args
 from app.domain.storable import moment
 from gateways.base import Receipt
 from gateways.smpp import pdu
+from gateways.smpp.numbers import phone
 
 State = Literal[
     "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"
 ]
 IdForm = Literal["asis", "fold", "dec", "hex"]
+Addresses = Literal["swapped", "kept", "ignored"]
 ID_FORMS = get_args(IdForm)
 
 # esm_class of deliver_sm, bits 5 to 2 (5.2.12)
@@ -152,10 +154,21 @@ def is_receipt(message: pdu.Message, *, unmarked: bool = False) -> bool:
 
 class ReceiptReader:
     """Reads the receipts of one gateway. `zone` is that of the carrier's dates, which name none; `whole`: it
-    sends one for all segments of a text."""
+    sends one for all segments of a text. `addresses` of a receipt: `swapped`, as those of a text from the recipient
+    (4.6.1), `kept` as they were submitted, or `ignored`. `country`: see `numbers.phone`."""
 
-    def __init__(self, id_form: IdForm = "asis", zone: tzinfo = UTC, *, whole: bool = False) -> None:
+    def __init__(
+        self,
+        id_form: IdForm = "asis",
+        zone: tzinfo = UTC,
+        *,
+        whole: bool = False,
+        addresses: Addresses = "swapped",
+        country: str = "",
+    ) -> None:
         self._whole = whole
+        self._addresses = addresses
+        self._country = country
         self._normalise = id_normaliser(id_form)
         self._zone = zone
         self._dates: dict[bytes, float | None] = {}
@@ -181,12 +194,21 @@ class ReceiptReader:
             state,
             raw,
             _field(error),
-            _field(message.source.lstrip(b"+")),
-            _field(message.destination.lstrip(b"+")),
+            *self._people(message),
             self._unix(submitted),
             self._unix(done),
             self._whole,
         )
+
+    def _people(self, message: pdu.Message) -> tuple[str, str]:
+        """The recipient and the sender of the text that a receipt speaks of, as far as it is to be believed."""
+        if self._addresses == "ignored":
+            return "", ""
+        to_ton, to, sender = message.source_ton, message.source, message.destination
+        if self._addresses == "kept":
+            to_ton, to, sender = message.dest_ton, sender, to
+        number = phone(to_ton, to, self._country)[:MAX_FIELD_CHARACTERS].lstrip("+") if self._country else ""
+        return number or _field(to.lstrip(b"+")), _field(sender.lstrip(b"+"))
 
     def of_query(self, queried: pdu.Queried, gateway_message_id: str) -> Receipt:
         """The answer to a query_sm, as a receipt."""

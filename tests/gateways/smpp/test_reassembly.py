@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from app.domain.text import Coding, segment, udh
 from gateways.base import Part
 from gateways.smpp import pdu, reassembly
-from gateways.smpp.reassembly import Reassembler, codec, phone, split_header
+from gateways.smpp.numbers import phone
+from gateways.smpp.reassembly import Reassembler, codec, split_header
 
 
 def part(payload, *, source=b"12025550101", header=b"", coding=0, tlvs=None):
@@ -181,6 +182,36 @@ def test_the_carriers_own_alphabet():
 )
 def test_addresses(ton, digits, written):
     assert phone(ton, digits) == written
+
+
+@pytest.mark.parametrize(
+    ("country", "ton", "digits", "written"),
+    [
+        ("VN", 2, b"0912345678", "+84912345678"),
+        ("VN", 2, b"912345678", "+84912345678"),
+        ("VN", 0, b"0912345678", "+84912345678"),
+        ("VN", 0, b"84912345678", "+84912345678"),
+        ("VN", 0, b"0084912345678", "+84912345678"),
+        ("VN", 1, b"0912345678", "+84912345678"),  # it says international, and is not
+        ("VN", 0, b"12025550101", "+12025550101"),
+        ("US", 0, b"2025550101", "+12025550101"),
+        ("US", 0, b"12025550101", "+12025550101"),
+        ("US", 2, b"6595551234", "+16595551234"),
+        ("US", 1, b"6595551234", "+6595551234"),
+        ("VN", 0, b"19001234", "19001234"),  # a service number, as it is dialled
+        ("VN", 0, b"8199", "8199"),
+        ("VN", 3, b"0912345678", "0912345678"),
+        ("VN", 5, b"Carrier", "Carrier"),
+        ("VN", 2, b"1" * 60, "1" * 60),
+        ("VN", 2, "\u00b2".encode("latin-1") * 9, "\u00b2" * 9),
+    ],
+)
+def test_national_numbers_of_the_carriers_country(country, ton, digits, written):
+    assert phone(ton, digits, country) == written
+    message = part(b"STOP")
+    message.source_ton, message.source = ton, digits
+    (whole,) = Reassembler("gsm7", 60, country=country).add(message, "d", 0.0)
+    assert whole.inbound.sender == written
 
 
 @given(st.lists(st.tuples(st.binary(max_size=20), st.integers(0, 255), st.booleans()), max_size=20))

@@ -32,6 +32,26 @@ def test_the_usual_form():
 
 
 @pytest.mark.parametrize(
+    ("addresses", "country", "source", "destination", "named"),
+    [
+        ("swapped", "", b"+84912345678", b"12345", ("84912345678", "12345")),
+        ("kept", "", b"12345", b"84912345678", ("84912345678", "12345")),
+        ("ignored", "", b"849123xxxxx", b"12345", ("", "")),
+        ("swapped", "VN", b"0912345678", b"12345", ("84912345678", "12345")),
+        ("kept", "VN", b"12345", b"0912345678", ("84912345678", "12345")),
+        ("swapped", "VN", b"+84912345678", b"12345", ("84912345678", "12345")),
+        ("swapped", "VN", b"", b"12345", ("", "12345")),
+        ("swapped", "", b"0912345678", b"12345", ("0912345678", "12345")),
+    ],
+)
+def test_whom_a_receipt_names(addresses, country, source, destination, named):
+    message = delivery(USUAL)
+    message.source, message.destination, message.source_ton, message.dest_ton = source, destination, 0, 0
+    receipt = ReceiptReader(addresses=addresses, country=country).read(message)
+    assert (receipt.to, receipt.sender) == named
+
+
+@pytest.mark.parametrize(
     ("text", "number", "state", "error"),
     [
         (b"id:1a2b sub:001 dlvrd:000 " + DATES + b" stat:UNDELIV err:27 text:", "1a2b", "undelivered", "27"),
