@@ -14,7 +14,8 @@ is done twice.
 
 A streamed body is hashed as it is read (`StreamedRoute`): what it asks for is known, and compared, at its end.
 
-The hot routes (messages, batches) claim their keys inside the accepting transaction: see `app.intake`.
+The hot routes (messages, batches) claim their keys inside the accepting transaction: see `app.intake`. What they
+would refuse is looked up first: what was accepted stays accepted, though its time has passed since.
 A route here that crashes between its own commit and its answer's may be done again when the lease is over.
 """
 

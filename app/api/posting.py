@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -33,8 +34,9 @@ from app.domain import ids
 from app.domain.routing import POOL_MARK
 from app.domain.template import parse as parse_template
 from app.intake import Full, Keyed, Single
+from app.store import idempotency
 from app.store.batches import BatchState, NewBatch, RejectionRow
-from app.store.idempotency import Kept, StoredAnswer, encode_answer, slot_of
+from app.store.idempotency import Kept, Slot, StoredAnswer, encode_answer, slot_of
 from app.store.intake import Draft
 
 MESSAGES = "/v1/messages"
@@ -50,16 +52,18 @@ async def post_message(request: Request, context: Context) -> Answer:
     request.demand_json()
     key = checked_key(header_text(request.headers.idempotency_key))
     raw = await request.body(limits.MAX_MESSAGE_BYTES)
+    slot = None if key is None else slot_of(caller.tenant_id, caller.hash_key, f"POST {MESSAGES}", key)
     try:
         single, warnings, smart_asked = await _single(raw, caller, context)
     except Problem as problem:
+        if slot is not None and (kept := await accepted_before(slot, request_hash(raw), context)):
+            return _replayed(kept, kept.request_hash, context)
         context.metrics.rejected[problem.code] += 1
         raise
     entry, due_at, now_s = single.pack.entries[0], single.due_at, context.clock()
     state: wire.OpenState = "deferred" if due_at > now_s else "queued"
     shown = smart_view(single) if smart_asked else None
-    if key is not None:
-        slot = slot_of(caller.tenant_id, caller.hash_key, f"POST {MESSAGES}", key)
+    if slot is not None:
         single.keyed = Keyed(
             slot,
             request_hash(raw),
@@ -125,6 +129,15 @@ def _stored_posted(
     return encode_answer(StoredAnswer(_posted(message_id, state, segments, warnings, shown), {}))
 
 
+class _Batch(NamedTuple):
+    """A batch, checked: its row, its messages, and the rest of what its answer says."""
+
+    batch: NewBatch
+    drafting: Drafting
+    rejected: list[wire.Rejection]
+    terms: Terms
+
+
 async def post_batch(request: Request, context: Context) -> Answer:
     """One text to many recipients."""
     caller = request.caller
@@ -132,11 +145,34 @@ async def post_batch(request: Request, context: Context) -> Answer:
     request.demand_json()
     key = checked_key(header_text(request.headers.idempotency_key))
     raw = await request.body(limits.MAX_BATCH_BYTES)
+    slot = None if key is None else slot_of(caller.tenant_id, caller.hash_key, f"POST {BATCHES}", key)
+    now_s = context.clock()
+    try:
+        batch, drafting, rejected, terms = await _batch(raw, caller, context, now_s)
+    except Problem:
+        if slot is not None and (kept := await accepted_before(slot, request_hash(raw), context)):
+            return _replayed(kept, kept.request_hash, context)
+        raise
+    body = batch_answer(batch.id, batch.total, batch.rejected, rejected, drafting.warnings, terms)
+    keyed = None
+    if slot is not None:
+        stored = encode_answer(StoredAnswer(body, {}))
+        keyed = Keyed(slot, request_hash(raw), 202, lambda _: stored)
+    drafts = list(drafting.drafts(now_s))
+    found = await context.intake.accept_batch(batch, drafts, [rejection_row(r) for r in rejected], keyed)
+    if found is not None:
+        assert keyed is not None
+        return _replayed(found, keyed.request_hash, context)
+    count_accepted(context, drafts)
+    return Answer(202, body)
+
+
+async def _batch(raw: bytes, caller: Caller, context: Context, now_s: float) -> _Batch:
+    """The batch, checked. Raises Problem."""
     posted, undecoded = _decoded(raw)
     decoding.refuse_doubles(raw, _at_most(len(posted.recipients)))
     if not posted.recipients and not undecoded:
         raise field_problem("/recipients", "too_short", "a batch has at least one recipient")
-    now_s = context.clock()
     template = await template_of(posted.template, caller, context)
     terms = await with_pool(terms_of(posted, caller, template, now_s), context)
     extra = extra_of(posted, caller)
@@ -152,19 +188,7 @@ async def post_batch(request: Request, context: Context) -> Answer:
         raise Problem(422, "no_valid_recipients", "no recipient can be accepted", errors)
     batch = new_batch(posted, terms, batch_id, now_s, extra)
     batch = msgspec.structs.replace(batch, total=drafting.accepted, rejected=len(rejected))
-    body = batch_answer(batch_id, batch.total, batch.rejected, rejected, drafting.warnings, terms)
-    keyed = None
-    if key is not None:
-        stored = encode_answer(StoredAnswer(body, {}))
-        slot = slot_of(caller.tenant_id, caller.hash_key, f"POST {BATCHES}", key)
-        keyed = Keyed(slot, request_hash(raw), 202, lambda _: stored)
-    drafts = list(drafting.drafts(now_s))
-    kept = await context.intake.accept_batch(batch, drafts, [rejection_row(r) for r in rejected], keyed)
-    if kept is not None:
-        assert keyed is not None
-        return _replayed(kept, keyed.request_hash, context)
-    count_accepted(context, drafts)
-    return Answer(202, body)
+    return _Batch(batch, drafting, rejected, terms)
 
 
 def _at_most(recipients: int) -> dict[bytes, int]:
@@ -334,6 +358,16 @@ async def with_pool(terms: Terms, context: Context) -> Terms:
     if terms.sender.startswith(POOL_MARK):
         terms.pool = await context.references.pool(terms.tenant_id, terms.sender.removeprefix(POOL_MARK))
     return terms
+
+
+async def accepted_before(slot: Slot, wanted: bytes, context: Context) -> Kept | None:
+    """The answer to this very request, when it came before and was accepted. Asked where it would now be refused:
+    its time has passed since, its template is archived, a country's rules have changed."""
+    async with context.database.driver() as driver:
+        kept = await idempotency.kept(driver, slot)
+    if kept is None or kept.status is None or kept.request_hash != wanted:
+        return None
+    return kept
 
 
 def _replayed(kept: Kept, wanted: bytes, context: Context) -> Answer:

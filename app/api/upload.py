@@ -3,7 +3,7 @@
 Guarantees: memory is bounded by one chunk of rows, and the client is slowed to the pace of the commits;
 nothing is handed over before the whole file is in (the batch is `loading`, then sealed and `running` in the
 transaction that stores the answer). With an idempotency key, an upload that broke is resumed by sending
-the file again: the rows that are committed are skipped, once their content has proved to be the same.
+the file again: the rows that are committed are skipped, once their content has proved to be the same; the text must be the same, too.
 `replace=true` cancels the broken one and starts afresh. Without a key, a broken upload's batch is cancelled.
 """
 
@@ -65,25 +65,57 @@ async def post_upload(request: Request, context: Context) -> Answer:
     asked, query = _terms(request.query)
     if context.metrics.uploads >= limits.MAX_UPLOADS:
         raise Problem(503, "overloaded", "too many uploads are under way")
-    now_s = context.clock()
-    terms = drafting.terms_of(
-        asked, caller, await posting.template_of(asked.template, caller, context), now_s
-    )
-    terms = await posting.with_pool(terms, context)
-    extra = drafting.extra_of(asked, caller)
-    reader = CsvRows(terms.parsed.names) if media in CSV else NdjsonRows()
     wanted = request_hash(query.encode(), b"csv" if media in CSV else b"ndjson")
     slot = None if key is None else slot_of(caller.tenant_id, caller.hash_key, f"POST {UPLOAD}", key)
-    batch = posting.new_batch(asked, terms, ids.new_id(now_s), now_s, extra)
+    now_s = context.clock()
     context.metrics.uploads += 1
     try:
+        try:
+            terms = await _checked(asked, caller, context, now_s)
+            extra = drafting.extra_of(asked, caller)
+        except Problem:
+            if slot is None or asked.replace:
+                raise
+            kept = await posting.accepted_before(slot, wanted, context)
+            if kept is None:
+                raise
+            return await _replayed(request, kept, context, quoted=media in CSV)
+        batch = posting.new_batch(asked, terms, ids.new_id(now_s), now_s, extra)
+        reader = CsvRows(terms.parsed.names) if media in CSV else NdjsonRows()
         upload = Upload(context, caller, terms, reader, slot)
-        replay = await upload.open(batch, wanted, replace=asked.replace)
-        if replay is not None:
-            return await upload.replayed(request, replay)
+        kept = await upload.open(batch, wanted, replace=asked.replace)
+        if kept is not None:
+            return await _replayed(request, kept, context, quoted=reader.quoted)
         return await upload.run(request)
     finally:
         context.metrics.uploads -= 1
+
+
+async def _checked(asked: UploadTerms, caller: Caller, context: Context, now_s: float) -> drafting.Terms:
+    """The terms, checked. Raises Problem."""
+    template = await posting.template_of(asked.template, caller, context)
+    return await posting.with_pool(drafting.terms_of(asked, caller, template, now_s), context)
+
+
+async def _replayed(request: Request, kept: idempotency.Kept, context: Context, *, quoted: bool) -> Answer:
+    """The stored answer of a whole upload, if the file is the same to its last byte."""
+    digest = hashlib.blake2b(digest_size=16)
+    records = Records(quoted=quoted)
+    async for data in request.chunks(limits.MAX_UPLOAD_BYTES):
+        _digest(digest, records.feed(data))
+    _digest(digest, records.finish())
+    assert kept.response is not None
+    stored = idempotency.decode_answer(kept.response)
+    if digest.hexdigest() != stored.headers.pop("x-content-hash", ""):
+        judged(msgspec.structs.replace(kept, request_hash=b""), b"another")
+    context.metrics.replayed += 1
+    return Answer(kept.status or 202, stored.body, {REPLAYED: "true"})
+
+
+def _digest(digest: hashlib.blake2b, records: list[Record]) -> None:
+    for record in records:
+        digest.update(record.raw)
+        digest.update(b"\n")
 
 
 def _terms(raw: bytes) -> tuple[UploadTerms, str]:
@@ -157,6 +189,10 @@ class Upload:
                 if kept is not None:
                     found = await self._broken(driver)
             if found is not None and not replace:
+                assert self._slot is not None
+                if (found.sender, found.body, found.template) != (batch.sender, batch.body, batch.template):
+                    await idempotency.extend(driver, self._slot, 0)
+                    raise _another_text()
                 await self._resume(driver, found)
                 return None
             if found is not None:
@@ -198,25 +234,6 @@ class Upload:
         self._accepted, self._rejected = found.total, found.rejected
         if not await batches.take_over(driver, self._batch_id, msgspec.to_builtins(self._committed)):
             raise _not_loading()
-
-    async def replayed(self, request: Request, kept: idempotency.Kept) -> Answer:
-        """The stored answer of a whole upload, if the file is the same to its last byte."""
-        records = Records(quoted=self._reader.quoted)
-        async for data in request.chunks(limits.MAX_UPLOAD_BYTES):
-            self._digest(records.feed(data))
-        self._digest(records.finish())
-        assert kept.response is not None
-        stored = idempotency.decode_answer(kept.response)
-        wanted = stored.headers.pop("x-content-hash", "")
-        if self._hash.hexdigest() != wanted:
-            judged(msgspec.structs.replace(kept, request_hash=b""), b"another")
-        self._context.metrics.replayed += 1
-        return Answer(kept.status or 202, stored.body, {REPLAYED: "true"})
-
-    def _digest(self, records: list[Record]) -> None:
-        for record in records:
-            self._hash.update(record.raw)
-            self._hash.update(b"\n")
 
     async def run(self, request: Request) -> Answer:
         """Read, commit chunk by chunk, seal, answer."""
@@ -420,6 +437,15 @@ def _mismatch() -> Problem:
         "upload_mismatch",
         "the file differs from what an earlier upload with this key has stored; "
         "send the same file, or replace=true",
+    )
+
+
+def _another_text() -> Problem:
+    return Problem(
+        422,
+        "upload_mismatch",
+        "the template or the default sender has changed since the upload began; name the version that it "
+        "began with, or send replace=true",
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
 
 import pytest
 
 from app.api.idempotency import request_hash
+from app.api.reference import KEPT_S
 from app.store import idempotency
 from app.store.idempotency import Slot
 
@@ -37,6 +39,34 @@ async def test_the_same_request_replays_and_another_is_refused(api, path):
     assert await api.count("packs") == packs
     elsewhere = await api.post(path, other, idempotency_key=key, key=await api.tenant(uuid.uuid4().hex))
     assert elsewhere.status == 202
+
+
+async def test_what_was_accepted_replays_when_it_would_now_be_refused(api):
+    name, key = f"t{uuid.uuid4().hex}", uuid.uuid4().hex
+    assert (await api.post("/v1/templates", {"name": name, "body": "Hi", "variables": []})).status == 201
+    text = {"category": "otp", "sender": "12025550199", "template": name}
+    asked = {
+        "/v1/messages": {"json": {**text, "to": "+12025550101"}},
+        "/v1/batches": {"json": {**text, "recipients": [{"to": "+12025550101"}]}},
+        f"/v1/batches/upload?{urlencode(text)}": {
+            "data": b"to\n+12025550101\n",
+            "headers": {"content-type": "text/csv"},
+        },
+    }
+    first = {path: await api.post(path, idempotency_key=key, **what) for path, what in asked.items()}
+    assert {one.status for one in first.values()} == {202}
+    assert (await api.call("DELETE", f"/v1/templates/{name}")).status == 204
+    await asyncio.sleep(KEPT_S + 0.1)
+    packs = await api.count("packs")
+    for path, what in asked.items():
+        again = await api.post(path, idempotency_key=key, **what)
+        assert (again.status, again.raw) == (202, first[path].raw)
+        assert again.headers["idempotency-replayed"] == "true"
+        refused = await api.post(path, idempotency_key=uuid.uuid4().hex, **what)
+        assert (refused.status, refused.code) == (422, "unknown_template")
+    other = await api.post("/v1/messages", {**text, "to": "+12025550102"}, idempotency_key=key)
+    assert (other.status, other.code) == (422, "unknown_template")
+    assert await api.count("packs") == packs
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/batches"])

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from app.api.reference import KEPT_S
 from app.api.rows import CsvRows, NdjsonRows, Records
 from tests.api.conftest import SENDER
 
@@ -16,12 +17,12 @@ CSV = "text/csv"
 NDJSON = "application/x-ndjson"
 
 
-def path(**terms: str) -> str:
+def path(**terms: str | None) -> str:
     given = {"category": "transactional", "sender": SENDER, "body": "Hi {name}", **terms}
-    return "/v1/batches/upload?" + urlencode(given)
+    return "/v1/batches/upload?" + urlencode({name: term for name, term in given.items() if term is not None})
 
 
-async def upload(api, data: bytes, kind: str = CSV, key: str | None = None, **terms: str):
+async def upload(api, data: bytes, kind: str = CSV, key: str | None = None, **terms: str | None):
     return await api.call(
         "POST", path(**terms), data=data, headers={"content-type": kind}, idempotency_key=key
     )
@@ -134,7 +135,7 @@ async def test_the_same_file_replays_and_another_is_refused(api):
     assert (await upload(api, file_of(6_000), key=key, replace="true")).code == "batch_not_loading"
 
 
-async def broken(api, data: bytes, key: str | None, rows: int, **terms: str):
+async def broken(api, data: bytes, key: str | None, rows: int, **terms: str | None):
     """Send `data` without an end, wait until `rows` are committed, and hang up. The batch' row."""
     _, writer = await asyncio.open_connection("127.0.0.1", api.port)
     head = f"POST {path(**terms)} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.key}\r\nContent-Type: text/csv\r\n"
@@ -182,6 +183,27 @@ async def test_a_broken_upload_stays_loading_and_goes_on_with_the_same_file(api)
     stored = await api.fetch("SELECT sum(n)::int AS n FROM packs WHERE batch_id = $1", row["id"])
     assert stored[0]["n"] == 12_000
     assert (await api.get(done.json["url"])).json["counts"]["queued"] == 12_000
+
+
+async def test_an_upload_never_mixes_two_versions_of_its_template(api):
+    name, key, data = f"t{uuid.uuid4().hex}", uuid.uuid4().hex, file_of(9_000)
+    text = {"body": "Old {name}", "variables": ["name"]}
+    assert (await api.post("/v1/templates", {"name": name, **text})).status == 201
+    terms = {"body": None, "template": name}
+    writer, row = await broken(api, data[: len(data) * 2 // 3], key, 4_000, **terms)
+    writer.close()
+    await until(
+        api, "SELECT 1 FROM idempotency WHERE key = $1 AND locked_until <= now()", await api.kept_as(key)
+    )
+
+    changed = await api.call("PUT", f"/v1/templates/{name}", json={**text, "body": "New {name}"})
+    assert changed.status == 200
+    await asyncio.sleep(KEPT_S + 0.1)
+    mixed = await upload(api, data, key=key, **terms)
+    assert (mixed.status, mixed.code) == (422, "upload_mismatch")
+    assert (await api.get(f"/v1/batches/{row['id']}")).json["state"] == "loading"
+    done = await upload(api, data, key=key, replace="true", **terms)
+    assert (done.status, done.json["accepted"]) == (202, 9_000)
 
 
 async def test_a_broken_upload_may_be_replaced(api):
