@@ -2,12 +2,14 @@
 
 Guarantees: nothing on the hot path but plain ints; a gateway that fails every text is left within RUN texts, without a
 look at Redis; without Redis this dispatcher judges by what it saw itself. The counts of all dispatchers are one sum
-(`app.queue.health`), since receipts come back on any bind; the breakers are each dispatcher's own.
+(`app.queue.health`), since receipts come back on any bind. A breaker that opens or closes in one dispatcher does so in
+all within about two seconds, and one of them probes for all: one that is bound and has something to send.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from app.domain.health import (
     BUCKET_S,
+    PROBE_S,
     RECEIPTS_S,
     RUN,
     WINDOW_S,
@@ -41,6 +44,7 @@ OLD_EVERY = 10  # flushes between two looks at the buckets that receipts are jud
 FRESH_S = 0.5  # a submission's `send_before` is so long after its decision
 SILENT_S = 3.0  # texts under way and no answer for so long, and for twice what is slow: it is slow
 SHOWN_CIRCUITS = 200
+LEAD_SPARE_S = 10.0  # after a probe's own end, in which it is said to have ended
 
 # Refusals that are no fault of the text: its next one will be refused, too.
 FAULTS = frozenset({"no_credit", "protocol_error", "not_permitted"})
@@ -69,6 +73,9 @@ class Watch:
         self._flushes = 0
         self._soon = False  # a gateway waits less for its receipts than passes between two looks
         self._longest_s = 0
+        self._news: dict[Key, Breaker] = {}  # opened or closed here, and not yet told
+        self._ended: set[str] = set()  # gateways of which a probe has ended here
+        self._name = secrets.token_bytes(8)
         self.trips: dict[tuple[str, Cause], int] = defaultdict(int)
         self.window: dict[Key, Counts] = {}  # what the last judgement saw
         self.waited: dict[Key, Counts] = {}
@@ -144,7 +151,12 @@ class Watch:
                 for key in ((gateway, region), (gateway, "")):
                     breaker = self._breakers.get(key)
                     if breaker is not None and breaker.cause == "no_receipts":
-                        breaker.answered(Counts(receipts=1), now_s)
+                        before = breaker.state
+                        if before == "half_open":
+                            breaker.answered(Counts(receipts=1), now_s)
+                        elif now_s - one.latency_s >= breaker.since + breaker.rest_s:
+                            breaker.close(now_s)  # of another dispatcher's probe: it came by our bind
+                        self._note(key, breaker, before)
 
     def _bucket(self, gateway: str, region: str, bucket: int) -> Counts:
         key = (gateway, region, bucket)
@@ -160,6 +172,9 @@ class Watch:
         if not self._breakers:
             return "well"
         found = [self._breakers.get((gateway, "")), self._breakers.get((gateway, region))]
+        for one in found:
+            if one is not None and one.state == "open":
+                one.wanted = True
         return worst(one.health() for one in found if one is not None)
 
     def admit(self, gateway: str, region: str, texts: int) -> int:
@@ -191,6 +206,7 @@ class Watch:
         for key, counts in fresh.items():
             self._own.setdefault(key, Counts()).add(counts)
         newest = shared.bucket_of(now_s)
+        leads: set[Key] | None = None  # without Redis each probes
         try:
             await shared.add(self._queue, fresh)
             first = shared.bucket_of(now_s - WINDOW_S)
@@ -198,10 +214,13 @@ class Watch:
             if self._flushes % OLD_EVERY == 0 or self._soon:
                 self._old = await self._read_old(now_s)
             self._flushes += 1
+            self._follow_others(await shared.told(self._queue, self._limits))
+            leads = await self._leads(now_s)
         except (OSError, Unavailable):
             recent = self._old = self._own
-        self.judge(recent, now_s)
+        self.judge(recent, now_s, leads)
         self._look_for_silence(in_flight, now_s)
+        await self._tell()
         if self._flushes % OLD_EVERY == 0:
             oldest = shared.bucket_of(now_s - WINDOW_S - RECEIPTS_S - self._longest_s)
             self._own = {key: counts for key, counts in self._own.items() if key[2] >= oldest}
@@ -215,8 +234,68 @@ class Watch:
                 found |= await shared.read(self._queue, [gateway], buckets)
         return found
 
-    def judge(self, recent: shared.Buckets, now_s: float) -> None:
-        """Trip what is not well, probe what has rested."""
+    def _follow_others(self, told: Mapping[Key, Breaker]) -> None:
+        """What was told after our own breaker last changed holds here, too; our own probe goes on."""
+        for key, theirs in told.items():
+            ours = self._breakers.setdefault(key, Breaker())
+            before = ours.state
+            if key in self._news or theirs.since <= ours.since:
+                continue
+            if before == "half_open":
+                if theirs.state != "closed":
+                    continue
+                self._ended.add(key[0])
+            ours.follow(theirs)
+            self._runs[key] = 0
+            if before != ours.state:
+                log.info("gateway %s, %s: %s, says another dispatcher", *key, ours.state)
+
+    async def _leads(self, now_s: float) -> set[Key]:
+        """The breakers that have rested and that we probe. Of another's probe we hear, or look again."""
+        found: dict[str, list[Key]] = {}
+        for gateway, keys in self._rested(now_s).items():
+            waits_s = self._limits.get(gateway, _LIMITS).receipt_after_s
+            slow = any(self._breakers[key].cause == "no_receipts" for key in keys)
+            lasts_s = (max(waits_s, PROBE_S) if slow else PROBE_S) + LEAD_SPARE_S
+            if await shared.lead(self._queue, gateway, self._name, lasts_s):
+                found[gateway] = keys
+            else:
+                for key in keys:
+                    self._breakers[key].until = now_s + FLUSH_S
+        if found:  # whoever led before has told what it saw, and then left
+            self._follow_others(await shared.told(self._queue, found))
+        still = self._rested(now_s)
+        for gateway in found.keys() - still.keys():
+            await self._leave(gateway)
+        return {key for gateway in found for key in still.get(gateway, ())}
+
+    def _rested(self, now_s: float) -> dict[str, list[Key]]:
+        """The breakers that may be probed and have something to be probed with, by gateway."""
+        found: dict[str, list[Key]] = {}
+        for key, one in self._breakers.items():
+            if one.wanted and one.rested(now_s):
+                found.setdefault(key[0], []).append(key)
+        return found
+
+    async def _leave(self, gateway: str) -> None:
+        """Others may probe it, unless some probe of ours goes on."""
+        if not any(k[0] == gateway and one.state == "half_open" for k, one in self._breakers.items()):
+            await shared.leave(self._queue, gateway, self._name)
+
+    async def _tell(self) -> None:
+        """What opened or closed here since the last time, and whose probe has ended."""
+        news, self._news = self._news, {}
+        ended, self._ended = self._ended, set()
+        try:
+            await shared.tell(self._queue, {k: one for k, one in news.items() if one.state != "half_open"})
+            for gateway in ended:
+                await self._leave(gateway)
+        except (OSError, Unavailable):
+            self._news = news | self._news
+            self._ended |= ended
+
+    def judge(self, recent: shared.Buckets, now_s: float, leads: set[Key] | None = None) -> None:
+        """Trip what is not well, probe what has rested, where we lead (None: everywhere)."""
         window, waited = self._by_region(recent, self._old, now_s)
         self.window, self.waited = {}, {}
         for gateway, limits in self._limits.items():
@@ -236,7 +315,8 @@ class Watch:
                 self._judge_one((gateway, ""), *sums, limits, now_s)
         for key, breaker in list(self._breakers.items()):
             before = breaker.state
-            breaker.tick(now_s, self._limits.get(key[0], _LIMITS))
+            limits = self._limits.get(key[0], _LIMITS)
+            breaker.tick(now_s, limits, lead=leads is None or key in leads)
             self._note(key, breaker, before)
 
     def _judge_one(self, key: Key, counts: Counts, old: Counts, limits: Limits, now_s: float) -> bool:
@@ -302,6 +382,10 @@ class Watch:
         """Count and log what has changed."""
         if breaker.state == before:
             return
+        if before == "half_open":
+            self._ended.add(key[0])
+        if breaker.state != "half_open":
+            self._news[key] = breaker
         gateway, region = key
         where = f"gateway {gateway}, {region}" if region else f"gateway {gateway}"
         if breaker.state == "open":
@@ -315,9 +399,18 @@ class Watch:
     # Showing
 
     def circuits(self) -> tuple[Circuit, ...]:
-        """Every breaker that is not closed, for the API."""
+        """Every breaker that is not closed, for the API. One that has rested is probed by the first text that comes."""
+        now_s = self._clock()
         found = [
-            Circuit(gateway, region, one.state, one.cause or "", one.since, one.until, one.health())
+            Circuit(
+                gateway,
+                region,
+                one.state,
+                one.cause or "",
+                one.since,
+                one.until,
+                "probing" if one.rested(now_s) else one.health(),
+            )
             for (gateway, region), one in sorted(self._breakers.items())
             if one.state != "closed"
         ]

@@ -120,6 +120,7 @@ class Breaker(msgspec.Struct, gc=False):
     good: int = 0  # probes that went well
     counted_from: float = 0.0  # what happened before does not count any more
     receipts: int = 0  # that came while half open
+    wanted: bool = False  # open and rested, and somebody would go by it
 
     def health(self) -> Health:
         """For the order in which gateways are tried."""
@@ -134,10 +135,25 @@ class Breaker(msgspec.Struct, gc=False):
         self.rest_s = min(REST_LIMIT_S, self.rest_s * 2 if self.rest_s else REST_S)
         self.state, self.cause, self.since, self.until = "open", cause, now_s, now_s + self.rest_s
         self.left = self.good = self.receipts = 0
+        self.wanted = False
 
-    def tick(self, now_s: float, limits: Limits) -> None:
-        """Time has passed: an open one is probed, a probe without an answer has failed, an old rest is forgotten."""
-        if self.state == "open" and now_s >= self.until:
+    def rested(self, now_s: float) -> bool:
+        """Whether it is open and may be probed."""
+        return self.state == "open" and now_s >= self.until
+
+    def follow(self, other: Breaker) -> None:
+        """Another dispatcher's breaker opened or closed after this one did: so does this one."""
+        self.state, self.cause, self.since, self.until = other.state, other.cause, other.since, other.until
+        self.rest_s, self.counted_from = other.rest_s, max(self.counted_from, other.counted_from)
+        self.left = self.good = self.receipts = 0
+        self.wanted = False
+
+    def tick(self, now_s: float, limits: Limits, *, lead: bool = True) -> None:
+        """Time has passed: an open one is probed, a probe without an answer has failed, an old rest is forgotten.
+
+        `lead`: it is this dispatcher that probes, if it is time to.
+        """
+        if self.rested(now_s) and lead:
             self.state, self.since, self.left, self.good, self.receipts = "half_open", now_s, PROBES, 0, 0
             self.until = now_s + (limits.receipt_after_s if self.cause == "no_receipts" else PROBE_S)
         elif self.state == "half_open" and now_s >= self.until:

@@ -1,14 +1,18 @@
-"""What all dispatchers counted of each gateway, in buckets of BUCKET_S. Advisory: without it each judges by its own.
+"""What all dispatchers counted of each gateway, in buckets of BUCKET_S; what its breakers are, and who probes it.
+Advisory: without it each judges and probes by its own.
 
 Guarantees: a bucket is forgotten KEEP_S after its last count; nothing here is of the epoch, and nothing that is
-promised depends on it. Fields are bounded by regions and counts.
+promised depends on it. Fields are bounded by regions and counts. While one dispatcher probes, no other one does,
+unless the probe takes longer than was said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from app.domain.health import BUCKET_S, FIELDS, RECEIPTS_S, Counts
+import msgspec
+
+from app.domain.health import BUCKET_S, FIELDS, RECEIPTS_S, Breaker, Counts
 from app.queue.connection import Queue
 
 KEEP_S = RECEIPTS_S + 3_600 + BUCKET_S  # the longest wait for receipts that a gateway may have
@@ -57,3 +61,55 @@ async def read(queue: Queue, gateways: Iterable[str], buckets: Iterable[int]) ->
                 counts = found.setdefault((gateway, region, bucket), Counts())
                 setattr(counts, name, int(n))
     return found
+
+
+_encode, _decode = msgspec.msgpack.encode, msgspec.msgpack.Decoder(Breaker).decode
+
+
+def _circuits(gateway: str) -> str:
+    return f"volley:health:{gateway}:circuits"
+
+
+def _lead(gateway: str) -> str:
+    return f"volley:health:{gateway}:probe"
+
+
+async def tell(queue: Queue, breakers: Mapping[tuple[str, str], Breaker]) -> None:
+    """Breakers that have opened or closed here. One round trip. Raises RedisError."""
+    if not breakers:
+        return
+    pipe = queue.client.pipeline(transaction=False)
+    for (gateway, region), breaker in breakers.items():
+        pipe.hset(_circuits(gateway), region, _encode(breaker))
+        pipe.expire(_circuits(gateway), KEEP_S)
+    await pipe.execute()
+
+
+async def told(queue: Queue, gateways: Iterable[str]) -> dict[tuple[str, str], Breaker]:
+    """What was last told of each breaker, by whomever. One round trip. Raises RedisError."""
+    names = list(gateways)
+    if not names:
+        return {}
+    pipe = queue.client.pipeline(transaction=False)
+    for gateway in names:
+        pipe.hgetall(_circuits(gateway))
+    return {
+        (gateway, region.decode()): _decode(value)
+        for gateway, fields in zip(names, await pipe.execute(), strict=True)
+        for region, value in fields.items()
+    }
+
+
+async def lead(queue: Queue, gateway: str, name: bytes, lasts_s: float) -> bool:
+    """Whether it is `name` who probes this gateway, in all regions: nobody else does for so long, or until it leaves.
+    Raises RedisError."""
+    lasts_ms, key = int(lasts_s * 1000), _lead(gateway)
+    if await queue.client.set(key, name, nx=True, px=lasts_ms):
+        return True
+    return await queue.client.get(key) == name and bool(await queue.client.pexpire(key, lasts_ms))
+
+
+async def leave(queue: Queue, gateway: str, name: bytes) -> None:
+    """The probe of `name` has ended. Raises RedisError."""
+    if await queue.client.get(_lead(gateway)) == name:
+        await queue.client.delete(_lead(gateway))

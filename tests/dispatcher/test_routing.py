@@ -454,6 +454,8 @@ async def test_an_explanation_knows_of_an_open_circuit(
     assert last["rule"] == "routes.1"
 
     await world.change(config.ROUTE, {"id": 1}, gateways=["smsc"])  # now it is the only one
+    version = await world.value("SELECT version FROM config_version")
+    await until(lambda: local.process.fleet.config.version == version)
     breaker = next(one for one in local.process.watch._breakers.values() if one.state != "closed")
     for _ in range(6):  # so that it rests for the longest time
         breaker.trip("failing", time.time())
@@ -469,7 +471,7 @@ async def test_an_explanation_knows_of_an_open_circuit(
     url, taken = f"/v1/messages/{made['id']}", len(await smsc.ledger())
     await asyncio.sleep(1.2)  # longer than from one look at what waits for a gateway to the next
     _, message = await api.call("GET", url)
-    assert (message["state"], message["attempts"], breaker.state) == ("queued", [], "open")
+    assert (message["state"], message["attempts"], breaker.state) == ("queued", [], "open"), message
     assert len(await smsc.ledger()) == taken  # nor was anything repeated
     await smsc.change(error=0.0)
     breaker.until = time.time()
