@@ -4,7 +4,8 @@ Guarantees: memory is bounded by one chunk of rows, and the client is slowed to 
 nothing is handed over before the whole file is in (the batch is `loading`, then sealed and `running` in the
 transaction that stores the answer). With an idempotency key, an upload that broke is resumed by sending
 the file again: the rows that are committed are skipped, once their content has proved to be the same;
-the text must be the same, too. `replace=true` cancels the broken one and starts afresh. Without a key, a broken upload's batch is cancelled.
+the text must be the same, too. `replace=true` cancels the broken one and starts afresh.
+Without a key, a broken upload's batch is cancelled.
 """
 
 from __future__ import annotations
