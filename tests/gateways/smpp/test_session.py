@@ -104,6 +104,17 @@ def test_an_answer_without_an_id_makes_no_sense(body):
     assert events == [Answered([("a", 0, None)])]
 
 
+@pytest.mark.parametrize("state", [0, 89, 99, 100, 255])
+def test_an_answer_of_smpp_5_may_tell_of_congestion(state):
+    """congestion_state, SMPP 5.0 4.8.4.18: read over, also in a refusal and next to a parameter that nobody knows."""
+    session = bound()
+    first, second = submitted(session, "a", "b")
+    parameters = pdu.tlv(0x0428, bytes([state])) + pdu.tlv(0x1FFF, b"x")
+    answers = pdu.frame(pdu.SUBMIT_SM_RESP, first, b"id7\x00" + parameters)
+    answers += pdu.frame(pdu.SUBMIT_SM_RESP, second, b"\x00" + parameters, 0x58)
+    assert session.receive(answers, 0.0) == [Answered([("a", 0, b"id7"), ("b", 0x58, b"")])]
+
+
 def test_a_generic_nack_refuses_the_submit_it_names():
     session = bound()
     first, second = submitted(session, "a", "b")
