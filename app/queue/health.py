@@ -9,6 +9,7 @@ unless the probe takes longer than was said.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -86,18 +87,20 @@ async def tell(queue: Queue, breakers: Mapping[tuple[str, str], Breaker]) -> Non
 
 
 async def told(queue: Queue, gateways: Iterable[str]) -> dict[tuple[str, str], Breaker]:
-    """What was last told of each breaker, by whomever. One round trip. Raises RedisError."""
+    """What was last told of each breaker, by whomever; what can't be read, of another version, is left out. One round
+    trip. Raises RedisError."""
     names = list(gateways)
     if not names:
         return {}
     pipe = queue.client.pipeline(transaction=False)
     for gateway in names:
         pipe.hgetall(_circuits(gateway))
-    return {
-        (gateway, region.decode()): _decode(value)
-        for gateway, fields in zip(names, await pipe.execute(), strict=True)
-        for region, value in fields.items()
-    }
+    found: dict[tuple[str, str], Breaker] = {}
+    for gateway, fields in zip(names, await pipe.execute(), strict=True):
+        for region, value in fields.items():
+            with suppress(msgspec.DecodeError):
+                found[gateway, region.decode()] = _decode(value)
+    return found
 
 
 async def lead(queue: Queue, gateway: str, name: bytes, lasts_s: float) -> bool:

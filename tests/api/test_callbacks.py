@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import zlib
 from urllib.parse import urlencode
 
@@ -17,17 +18,19 @@ from gateways import plivo, twilio
 ACCOUNT = "AC" + "0" * 32
 PUBLIC = "https://volley.example.org"
 SECRET = "s3cret-t0ken"
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:texts"
 INBOUND = {"MessageSid": "SM1", "From": "+12025550101", "To": "+12025550199", "Body": "START"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 async def gateways(api):
-    """A gateway whose callbacks are signed, one whose URL holds a token, one that takes none."""
+    """Gateways whose callbacks are signed, one whose URL holds a token, one that takes none."""
     configured = [
         ("tw", f"twilio://{ACCOUNT}:{SECRET}@api.twilio.com", {"callback_url": PUBLIC}),
         # its public address stands in the URL, and has a path that a proxy takes away
         ("plivo", f"plivo://ID:{SECRET}@api.plivo.com?callback_url={PUBLIC}/sms", {}),
         ("at", f"africastalking://u:k@h.example?token={SECRET}", {"callback_url": PUBLIC}),
+        ("aws", "aws://k:s@sms-voice.eu-west-1.amazonaws.com", {"callback_url": PUBLIC, "topics": TOPIC}),
         ("smpp", "smpp://u:p@127.0.0.1:2775", {}),
     ]
     for name, url, settings in configured:
@@ -119,6 +122,20 @@ async def test_a_token_that_is_none(api, query):
     form = {"id": "1", "text": "START", "from": "+12025550101", "to": "1"}
     assert await call(api, f"/v1/callbacks/at{query}", data=form) == (403, b"")
     assert await call(api, f"/v1/callbacks/at{query}", data=form | {"token": SECRET}) == (403, b"")
+    assert await stored(api) == before
+
+
+@pytest.mark.parametrize("topic", [TOPIC, f"{TOPIC}2", ""])
+async def test_what_sns_did_not_sign(api, topic):
+    """Nobody is asked for a certificate: it isn't where SNS has them. Whole signatures: `gateways/http/test_sns.py`."""
+    before = await stored(api)
+    inbound = {"inboundMessageId": "1", "messageBody": "START", "originationNumber": "+12025550101"}
+    now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+    envelope = {"Type": "Notification", "MessageId": "1", "TopicArn": topic, "Message": json.dumps(inbound)}
+    envelope |= {"Timestamp": now, "SignatureVersion": "1", "Signature": "eHg="}
+    envelope |= {"SigningCertURL": "https://sns.evil.example/SimpleNotificationService-0.pem"}
+    for body in (envelope, {"Type": "Notification", "Message": json.dumps(inbound)}, inbound):
+        assert await call(api, "/v1/callbacks/aws", json=body) == (403, b"")
     assert await stored(api) == before
 
 
