@@ -266,6 +266,8 @@ def _region(code: str, table: object) -> Region:
     for prefix in region.prefixes:
         if not _PREFIX.fullmatch(prefix):
             raise ValueError(f"{where}.prefixes: {prefix!r} is no number prefix")
+    if not region.prefixes and not phone.is_country(code):
+        raise ValueError(f"{where}.prefixes: {code} is no country (ISO 3166-1): say which numbers are in it")
     for place, number in enumerate(region.test_numbers, 1):
         try:
             phone.parse(number)

@@ -63,6 +63,9 @@ _PLUS: Final = frozenset("+\uff0b")
 
 
 _CALLING_CODES: Final = frozenset(map(str, COUNTRY_CODE_TO_REGION_CODE))
+_COUNTRIES: Final = frozenset(code for codes in COUNTRY_CODE_TO_REGION_CODE.values() for code in codes) - {
+    "001"
+}
 
 
 class Number(msgspec.Struct, frozen=True, gc=False):
@@ -112,6 +115,11 @@ def calling_code(e164: str) -> str:
 
 
 # --- reading ---------------------------------------------------------------------------------
+
+
+def is_country(code: str) -> bool:
+    """Whether numbers may be of this country (ISO 3166-1 alpha-2)."""
+    return code in _COUNTRIES
 
 
 def calling_code_of(country: str) -> str:

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain import health, prices, routing
 from app.domain.masking import mask_settings, mask_url
 from app.domain.message import Category
-from app.domain.phone import InvalidNumber, masked, parse
+from app.domain.phone import InvalidNumber, is_country, masked, parse
 from app.store import audit, tables
 from app.store.audit import By
 
@@ -413,6 +413,8 @@ def _check_whole(kind: Kind, row: Mapping[str, Any]) -> None:
             raise Invalid("weights", "one for each gateway, in their order, at least one of them above 0")
     if kind is GATEWAY and row.get("prices") and not row.get("currency"):
         raise Invalid("currency", "prices need a currency")
+    if kind is REGION and not row.get("prefixes") and not is_country(row["code"]):
+        raise Invalid("prefixes", f"{row['code']} is no country (ISO 3166-1): say which numbers are in it")
 
 
 async def _check_members(

@@ -131,6 +131,14 @@ paused = true
             "f: routes entry 1.category: invalid enum value 'promo'",
         ),
         ("[regions.vn]\nrate = 1", "f: regions.vn: 'vn' is no region code (VN, US-FL)"),
+        (
+            "[regions.UK]\nrate = 1",
+            "f: regions.UK.prefixes: UK is no country (ISO 3166-1): say which numbers are in it",
+        ),
+        (
+            "[regions.US-FL]\nrate = 1",
+            "f: regions.US-FL.prefixes: US-FL is no country (ISO 3166-1): say which numbers are in it",
+        ),
         ("[regions.VN]\nrate = 1.5", "f: regions.VN.rate: expected `int | null`, got `float`"),
         ("[regions]\nVN = 7", "f: regions.VN: write [regions.VN]"),
         ("[[regions]]\nrate = 7", "f: regions: write [regions.XX]"),

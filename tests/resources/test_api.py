@@ -186,6 +186,14 @@ async def test_every_change_needs_a_reason_and_minds_the_version(api: Client) ->
     assert (await api.ok("PATCH", "/v1/regions/VN", {"rate": 0, "reason": "x"}))["rate"] is None
     [newest, *_] = (await api.ok("GET", "/v1/audit?subject=region/VN"))["data"]
     assert (newest["actor"], newest["before"]["rate"], newest["after"]["rate"]) == ("key first key", 12, None)
+    for code in ("UK", "US-FL"):  # a rate or a pause that would hold for nobody
+        nobody = await api.refused("PATCH", f"/v1/regions/{code}", {"paused": True, "reason": "x"})
+        assert nobody == (422, "invalid_value", "/prefixes")
+    fine = {"rate": 5, "prefixes": ["1305"], "reason": "x"}
+    assert (await api.ok("PATCH", "/v1/regions/US-FL", fine))["prefixes"] == ["+1305"]
+    none = {"prefixes": [], "reason": "x"}
+    assert (await api.refused("PATCH", "/v1/regions/US-FL", none))[:2] == (422, "invalid_value")
+    await api.ok("DELETE", "/v1/regions/US-FL?reason=done")
     await api.ok("DELETE", "/v1/regions/VN?reason=done")
     assert (await api.refused("GET", "/v1/regions/VN"))[0] == 404
 
