@@ -4,7 +4,7 @@ Guarantees:
 
 * the optional parameters receipted_message_id and message_state (5.3.2.12, 5.3.2.35) win over
   the text; the text form of Appendix B is read in the spellings seen in the wild: any case,
-  any field missing, any order, `submit date` or `submit_date`, years of two or four digits;
+  any field missing, any order, `submit date` or `submit_date`, `stat` or `status`, years of two or four digits;
 * ids are normalised as the gateway's settings say, so that the id of a submit_sm_resp equals
   that of its receipt, whatever base, case or leading zeros the carrier uses in each;
 * a person's text is never taken for a receipt: only esm_class or receipted_message_id make one, unless the
@@ -57,8 +57,12 @@ STATES_BY_NUMBER: Mapping[int, tuple[str, State]] = {
 STATES_BY_WORD: Mapping[str, State] = {
     "DELIVRD": "delivered",
     "DELIVERED": "delivered",
+    "READ": "delivered",
     "EXPIRED": "expired",
+    "EXPIRD": "expired",
     "DELETED": "deleted",
+    "CANCELED": "deleted",
+    "CANCELLED": "deleted",
     "UNDELIV": "undelivered",
     "UNDELIVERED": "undelivered",
     "UNDELIVERABLE": "undelivered",
@@ -76,6 +80,7 @@ STATES_BY_WORD: Mapping[str, State] = {
     "REJECTED": "rejected",
     "REJCTD": "rejected",
     "SENT": "enroute",
+    "SUBMITD": "enroute",
     "QUEUED": "enroute",
     "PENDING": "enroute",
 }
@@ -89,11 +94,11 @@ _USUAL = re.compile(
 _TEXT = re.compile(rb"(?i)(?:^|\s)text\s*:")
 # An empty value is followed by the next field, which is not its value.
 _FIELD = re.compile(
-    rb"(?i)(?:^|(?<=[\s,;]))(id|submit(?:[ _]?date)?|done[ _]?date|stat|err)\s*:\s*"
-    rb"((?!(?:sub|dlvrd|submit(?:[ _]?date)?|done[ _]?date|stat|err)\s*:)[^\s,;]*)",
+    rb"(?i)(?:^|(?<=[\s,;]))(id|submit(?:[ _]?date)?|done[ _]?date|stat(?:us|e)?|err(?:or)?)\s*:\s*[\"']?"
+    rb"((?!(?:sub|dlvrd|submit(?:[ _]?date)?|done[ _]?date|stat(?:us|e)?|err(?:or)?)\s*:)[^\s,;\"']*)",
 )
 # What makes a text a receipt where the carrier marks it in no other way.
-_LOOKS_SO = re.compile(rb"(?i)^\s*id\s*:\s*[^\s]+\s.*\bstat\s*:\s*[A-Z]+", re.DOTALL)
+_LOOKS_SO = re.compile(rb"(?i)^\s*id\s*:\s*[^\s]+\s.*\bstat(?:us|e)?\s*:\s*[A-Z]+", re.DOTALL)
 _UCS2 = 0x08
 # 7.1.1.1: tenths of a second, quarters of an hour from UTC, and their sign, after YYMMDDhhmmss
 _ABSOLUTE = re.compile(r"([0-9]{12})[0-9]([0-9]{2})([+-])")
@@ -252,8 +257,8 @@ def _fields(payload: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
         found.get(b"id", b""),
         found.get(b"submitdate", b"") or found.get(b"submit", b""),
         found.get(b"donedate", b""),
-        found.get(b"stat", b""),
-        found.get(b"err", b""),
+        found.get(b"stat", b"") or found.get(b"status", b"") or found.get(b"state", b""),
+        found.get(b"err", b"") or found.get(b"error", b""),
     )
 
 
