@@ -46,9 +46,10 @@ from typing import Any, Literal, Protocol, cast
 
 import aiohttp
 import aiohttp.abc
+import msgspec
 from yarl import URL
 
-from gateways import cleaning
+from gateways import cleaning, numbers
 from gateways.base import (
     BindStatus,
     Inbound,
@@ -518,7 +519,7 @@ def receiver(name: str, url: str, settings: Mapping[str, object]) -> Receiver:
     """
     provider = _provider(url)
     parsed = provider.parse(name, url, settings)
-    stored = provider.reply(parsed)
+    stored, country = provider.reply(parsed), parsed.dsn.country
 
     def receive_one(method: str, full_url: str, headers: Mapping[str, str], body: bytes) -> Received:
         lower = {key.lower(): value for key, value in headers.items()}
@@ -528,11 +529,21 @@ def receiver(name: str, url: str, settings: Mapping[str, object]) -> Receiver:
             return [], [], HttpReply(403)
         except BadCallback as exc:
             return [], [], HttpReply(400, {"Content-Type": "text/plain"}, str(exc).encode())
+        if country:
+            events = [_international(event, country) for event in events]
         receipts = [cleaning.receipt(event) for event in events if isinstance(event, Receipt)]
         texts = [cleaning.inbound(event) for event in events if isinstance(event, Inbound)]
         return receipts, texts, stored
 
     return receive_one
+
+
+def _international(event: Receipt | Inbound, country: str) -> Receipt | Inbound:
+    """With its numbers as they are called from abroad."""
+    if isinstance(event, Receipt):
+        return msgspec.structs.replace(event, to=numbers.written_in(country, event.to).removeprefix("+"))
+    sender, to = (numbers.written_in(country, number) for number in (event.sender, event.to))
+    return msgspec.structs.replace(event, sender=sender, to=to)
 
 
 def called_back_at(name: str, url: str, settings: Mapping[str, object]) -> str:

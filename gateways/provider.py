@@ -28,6 +28,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import msgspec
 
+from app.domain.phone import calling_code_of
 from app.domain.text import Coding
 from gateways.base import Outcome, Rejected, Retry, Unknown
 
@@ -49,6 +50,7 @@ _LINK_KEYS = frozenset(
         "allow_private",
         "ca_file",
         "ucs2_only",
+        "country",
     }
 )
 # Providers cut texts themselves. None is told of national shift tables, so none is counted by them.
@@ -116,6 +118,7 @@ class Dsn(msgspec.Struct, frozen=True):
     answer_s: float  # from there to the last byte of the answer
     keepalive_s: float  # a pooled connection idle for longer is not used again
     allow_private: bool  # loopback, private and link-local addresses may be called
+    country: str  # of national numbers in callbacks; empty: there are none
     ca_file: str  # PEM file of the authority that signs the provider's certificate; empty: the system's
     coding: (
         Coding  # how its segments are counted, and whether UCS-2 is asked for where the provider can be asked
@@ -185,6 +188,7 @@ def parse_dsn(
         # unknown outcome, a new connection costs 2 round trips: so stay below.
         keepalive_s=number(name, options, "keepalive_s", 4, least=0.01, most=600),
         allow_private=flag(name, options, "allow_private"),
+        country=_country(name, text(name, options, "country")),
         ca_file=text(name, options, "ca_file"),
         coding=_UCS2_ONLY if flag(name, options, "ucs2_only", ucs2_only) else _BY_LETTERS,
     )
@@ -222,6 +226,14 @@ def flag(name: str, options: Mapping[str, object], key: str, default: bool = Fal
     if value in ("true", "false"):
         return value == "true"
     raise wrong(name, key, "must be true or false")
+
+
+def _country(name: str, country: str) -> str:
+    try:
+        calling_code_of(country or "US")
+    except KeyError:
+        raise wrong(name, "country", "must be a country with phone numbers, in two capital letters") from None
+    return country
 
 
 def _callback_url(name: str, public_url: str) -> str:

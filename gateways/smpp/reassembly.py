@@ -20,8 +20,8 @@ import msgspec
 
 from app.domain.text import decode, join, unpack
 from gateways.base import Inbound, Part
+from gateways.numbers import phone
 from gateways.smpp import pdu
-from gateways.smpp.numbers import phone
 
 MAX_INCOMPLETE = 10_000
 MAX_REFERENCE = 0xFFFF

@@ -24,8 +24,8 @@ from typing import Literal, get_args
 
 from app.domain.storable import moment
 from gateways.base import Receipt
+from gateways.numbers import phone
 from gateways.smpp import pdu
-from gateways.smpp.numbers import phone
 
 State = Literal[
     "enroute", "accepted", "delivered", "undelivered", "expired", "rejected", "deleted", "unknown"

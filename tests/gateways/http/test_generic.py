@@ -308,6 +308,40 @@ def test_callback_with_too_many_receipts():
         generic.receive(settings, "POST", "https://v/", {}, body)
 
 
+NATIONAL = {
+    "receipt": {"format": "json", "id": "/id", "state": "/state", "to": "/to", "states": {"1": "delivered"}},
+    "inbound": {"format": "json", "sender": "/from", "to": "/to", "text": "/text"},
+    "callback": {"token": {"query": "token", "value": "t"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("country", "given", "read"),
+    [
+        ("VN", "0912345678", "+84912345678"),
+        ("VN", "84912345678", "+84912345678"),
+        ("VN", "+84912345678", "+84912345678"),
+        ("VN", "+12025550101", "+12025550101"),
+        ("", "84912345678", "+84912345678"),
+    ],
+)
+def test_national_numbers_of_the_providers_country(country, given, read):
+    receive = http.receiver("acme", URL, minimal(**NATIONAL) | ({"country": country} if country else {}))
+
+    def called(content):
+        return receive("POST", "https://v.example/x?token=t", {}, json.dumps(content).encode())
+
+    (receipt,), _, _ = called({"id": "1", "state": "1", "to": given})
+    assert receipt.to == read.removeprefix("+")
+    _, (text,), _ = called({"from": given, "to": "8199", "text": "STOP"})
+    assert (text.sender, text.to) == (read, "8199")
+
+
+def test_a_country_that_is_none():
+    with pytest.raises(ValueError, match="acme: country: must be"):
+        http.receiver("acme", URL, minimal(**NATIONAL) | {"country": "vn"})
+
+
 @pytest.mark.parametrize(
     "callback",
     [

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from app.domain.text import Coding, segment, udh
 from gateways.base import Part
+from gateways.numbers import phone
 from gateways.smpp import pdu, reassembly
-from gateways.smpp.numbers import phone
 from gateways.smpp.reassembly import Reassembler, codec, split_header
 
 

@@ -1,14 +1,24 @@
-"""Addresses that an SMSC delivers, as numbers in E.164 where they are some. Pure."""
+"""Addresses that carriers and providers write, as numbers in E.164 where they are some. Pure."""
 
 from __future__ import annotations
 
 from app.domain.phone import InvalidNumber, calling_code_of, parse
 from app.domain.text import decode
 
-# TON, 5.2.5: of the others none is a number that could be texted.
+# TON, SMPP 3.4 section 5.2.5: of the others none is a number that could be texted.
 _UNKNOWN, _INTERNATIONAL, _NATIONAL = 0, 1, 2
 # What a person texts from: a service number of a country looks like a short code.
 _PERSONS = frozenset({"mobile", "fixed_line", "fixed_line_or_mobile"})
+
+
+def written_in(country: str, number: str) -> str:
+    """A number as one with its plus sign that a provider of that country may write as it is dialled there; what is none
+    as it stands."""
+    digits = number.removeprefix("+")
+    if not (digits.isascii() and digits.isdigit()):
+        return number
+    found = phone(_UNKNOWN, digits.encode(), country)
+    return found if found[0] == "+" else number
 
 
 def phone(ton: int, digits: bytes, country: str = "") -> str:
