@@ -125,9 +125,8 @@ async def first_key_async(database_url: str, wanted: str | None) -> str | None:
 async def seed_async(database_url: str, toml_path: Path, check: GatewayCheck | None = None) -> bool:
     """Put volley.toml into a database without any configuration; False if it has one.
 
-    Raises config_file.ConfigError, or ValueError from `check`.
+    Raises config_file.ConfigError, also for what `check` or the database refuses.
     """
-    wanted = _read(toml_path, check)
 
     async def fill(connection: AsyncConnection) -> bool:
         for table in (tables.gateways, tables.routes, tables.regions):
@@ -136,17 +135,20 @@ async def seed_async(database_url: str, toml_path: Path, check: GatewayCheck | N
         await _make(connection, await _steps(connection, wanted), By(ACTOR, "the first start"))
         return True
 
-    return await _alone(database_url, fill)
+    with _of_file(toml_path):
+        wanted = _read(toml_path, check)
+        return await _alone(database_url, fill)
 
 
 async def plan_async(database_url: str, toml_path: Path, check: GatewayCheck | None = None) -> list[Change]:
     """What `apply_async` would change now. Raises as `seed_async`."""
-    wanted = _read(toml_path, check)
 
     async def look(connection: AsyncConnection) -> list[Change]:
         return [step.change for step in await _steps(connection, wanted)]
 
-    return await _alone(database_url, look)
+    with _of_file(toml_path):
+        wanted = _read(toml_path, check)
+        return await _alone(database_url, look)
 
 
 async def apply_async(
@@ -158,7 +160,6 @@ async def apply_async(
     check: GatewayCheck | None = None,
 ) -> list[Change]:
     """Make the database's configuration what volley.toml says; gives the changes. Raises as `seed_async`."""
-    wanted = _read(toml_path, check)
 
     async def run(connection: AsyncConnection) -> list[Change]:
         await connection.execute(select(tables.config_version.c.version).with_for_update())
@@ -166,7 +167,9 @@ async def apply_async(
         await _make(connection, steps, By(actor, reason))
         return [step.change for step in steps]
 
-    return await _alone(database_url, run)
+    with _of_file(toml_path):
+        wanted = _read(toml_path, check)
+        return await _alone(database_url, run)
 
 
 def _read(path: Path, check: GatewayCheck | None) -> config_file.Config:
@@ -224,12 +227,21 @@ async def _steps(connection: AsyncConnection, wanted: config_file.Config) -> lis
 
 
 @contextmanager
+def _of_file(path: Path) -> Iterator[None]:
+    """A value that a gateway or the database refuses is a mistake in the file: one line that names it."""
+    try:
+        yield
+    except ValueError as error:
+        raise config_file.ConfigError(f"{path.name}: {error}") from None
+
+
+@contextmanager
 def _named(where: str) -> Iterator[None]:
-    """A value that the database refuses is a mistake in the file: one line that names its place."""
+    """... and the place in it."""
     try:
         yield
     except config.Invalid as error:
-        raise config_file.ConfigError(f"volley.toml: {where}.{error}") from None
+        raise ValueError(f"{where}.{error}") from None
 
 
 async def _gateway_steps(connection: AsyncConnection, wanted: config_file.Config) -> list[_Step]:

@@ -93,6 +93,14 @@ async def test_a_moment_that_no_calendar_has_is_refused(api: Any, at: str) -> No
         assert (await api.post("/v1/consents", body)).status == 422
 
 
+async def test_a_consent_that_ends_before_it_is_given_is_refused(api: Any) -> None:
+    for given in ({}, {"at": ago(days=2)}):
+        reply = await api.post("/v1/consents", {"to": US, "expires_at": ago(days=3), **given})
+        assert (reply.status, reply.code) == (422, "invalid_time")
+    over = {"to": US, "at": ago(days=3), "expires_at": ago(days=2), "brand": "over"}  # history
+    assert (await api.post("/v1/consents", over)).status == 201
+
+
 async def test_a_brands_word_and_the_tenants(api: Any) -> None:
     to = "+12025550102"
     await api.post("/v1/consents", {"to": to, "at": ago(days=9)})

@@ -304,11 +304,11 @@ def test_a_bad_setting_stops_the_start_with_one_line(
 
 
 def test_a_bad_file_stops_the_start_with_one_line(engines_folder: Path, tmp_path: Path):
-    config = tmp_path / "volley.toml"
+    config = tmp_path / "ours.toml"
     config.write_text('[[routes]]\nto = "*"\ngateways = ["nowhere"]\n')
     done = Up(engines_folder / "bad").command("up", VOLLEY_CONFIG=str(config))
     assert done.returncode == 1
-    assert done.stderr == "volley: volley.toml: routes entry 1.gateways: there is no gateway 'nowhere'\n"
+    assert done.stderr == "volley: ours.toml: routes entry 1.gateways: there is no gateway 'nowhere'\n"
 
 
 def test_commands_that_need_engines_say_which(engines_folder: Path):

@@ -184,7 +184,7 @@ def _told(one: NewConsent | Row, now_s: float) -> Told:
     if isinstance(one, NewConsent) and one.confirm is not None:
         raise field_problem("/confirm", "invalid_value", "only a pending consent is confirmed")
     ends_s = None if one.expires_at is None else _seconds(one.expires_at, "/expires_at")
-    if ends_s is not None and not (at_s or 0) < ends_s < 2**32:
+    if ends_s is not None and not (now_s if at_s is None else at_s) < ends_s < 2**32:
         raise field_problem("/expires_at", "invalid_time", "it ends after it was given, and before 2106")
     return one.status == "granted", rules.Word(
         e164(one.to), one.purpose, _evidence(one), at_s, one.brand or "", one.kind, ends_s
