@@ -218,7 +218,7 @@ async def test_a_bad_file_or_gateway_changes_nothing(database: Database, postgre
     def refuse(name: str, url: str, settings: object) -> None:
         raise ValueError(f"gateway {name}: url: no")
 
-    with pytest.raises(config_file.ConfigError, match="volley.toml: gateway sandbox: url: no"):
+    with pytest.raises(config_file.ConfigError, match=r"volley\.toml: gateway sandbox: url: no"):
         await bootstrap.seed_async(postgres_url, toml(FIRST), check=refuse)
     assert (await loaded(database)).gateways == ()
 
