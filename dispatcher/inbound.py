@@ -11,6 +11,9 @@ same person within the gateway's `repeat_s`. What says stop is never taken for o
 fast, and a start that a carrier repeats after a stop does not. Of a long text whose parts come apart a part that says
 stop counts at once; the text says stop then, too, and is not waited for longer than STOP_WAIT_S.
 
+Behind an application's port a machine reads and writes: a stop to it holds, also in doubt; nothing else that it says is
+looked at, no start, help, keyword or survey's answer, and nothing is answered.
+
 An answer is an ordinary transactional text in the outbox. Those to STOP and HELP carry `{"confirms": ...}`: the only
 texts that the suppression check lets pass. One confirmation goes out for all the stops of a person to an address
 within CONFIRM_EVERY_S. Nobody gets more than MAX_REPLIES a day from a tenant, and no machine gets one: neither a short
@@ -100,6 +103,7 @@ class _Text(msgspec.Struct):
     text: str
     gateway_message_id: str
     country: str
+    port: int | None
     match: Match | None
     users: list[int]
     pooled: frozenset[int] = frozenset()  # tenants that have, or had, the address in a sender pool
@@ -236,12 +240,13 @@ async def _fresh(
             _storable(one.text),
             one.gateway_message_id,
             country,
+            one.port,
             _match(keywords, arrived, country),
             [],
             alone=arrived.alone,
         )
         if text.alone is None:
-            name, content = (one.gateway_message_id, sender), (sender, text.to, text.text)
+            name, content = (one.gateway_message_id, sender), (sender, text.to, text.text, one.port)
             stops = text.match is not None and text.match.action == "stop"
             again = one.repeat_s > 0 and not stops and content in equal
             repeated = name in known if one.gateway_message_id else again
@@ -260,8 +265,8 @@ async def _equal(
     batch: Sequence[Arrived],
     numbers: Sequence[tuple[str, str]],
     now_s: float,
-) -> set[tuple[str, str, str]]:
-    """(sender, to, text) of what these may repeat, having no id."""
+) -> set[tuple[str, str, str, int | None]]:
+    """(sender, to, text, port) of what these may repeat, having no id."""
     asked = [
         (sender, one.inbound.repeat_s)
         for one, (sender, _) in zip(batch, numbers, strict=True)
@@ -280,7 +285,9 @@ def _match(keywords: Keywords, arrived: Arrived, country: str) -> Match | None:
         return whole
     found = (keywords.match(piece, country) for piece in arrived.pieces)
     stop = next((match for match in found if match is not None and match.action == "stop"), None)
-    return whole if stop is None else msgspec.structs.replace(stop, doubtful=True)
+    if stop is not None:
+        return msgspec.structs.replace(stop, doubtful=True)
+    return whole if arrived.inbound.port is None else None
 
 
 def _storable(text: str) -> str:
@@ -359,6 +366,8 @@ async def _act(
     owner = tenants[text.users[0]]
     if match is not None and match.action == "stop":
         return await _stop(driver, queue, text, tenants, words, now_s)
+    if text.port is not None:
+        return None
     if match is not None and match.action == "help":
         text.reply = "help"
         own = await keywords.help_of(driver, owner.id, text.to)
@@ -416,7 +425,7 @@ async def _stop(
     await _suppress(driver, queue, text, tenants, now_s)
     owner = tenants[text.users[0]]
     since = now_s - CONFIRM_EVERY_S
-    if await store.stopped_lately(driver, owner.id, text.sender, text.to, since):
+    if text.port is not None or await store.stopped_lately(driver, owner.id, text.sender, text.to, since):
         return None
     text.reply = "stop"
     return _words(words, owner, text, "stop")
@@ -526,6 +535,7 @@ async def _tell(driver: asyncpg.Connection, texts: Sequence[_Text], gateway_id: 
                     "id": ids.text(text.row_id),
                     "from": text.sender,
                     "to": text.to,
+                    "port": text.port,
                     "text": text.text,
                     "action": text.action,
                     "keyword": text.keyword,
@@ -555,6 +565,7 @@ def _row(text: _Text, gateway_id: int, now_s: float) -> store.Row:
         text.gateway_message_id,
         now_s,
         text.reply,
+        text.port,
     )
 
 

@@ -15,8 +15,8 @@ import msgspec
 from app.domain.text import decode, join
 from app.store import inbound as book
 from app.store import inbound_parts as store
-from app.store.inbound_parts import Key
-from gateways.base import Inbound
+from app.store.inbound_parts import Kept, Key
+from gateways.base import Inbound, port_of
 
 OVERDUE_LIMIT = 100  # texts of one gateway given up in one transaction
 
@@ -50,15 +50,17 @@ async def _add(driver: asyncpg.Connection, gateway_id: int, one: Inbound, now_s:
         return []  # a repetition
     if kept.given_out or part.index in kept.parts:  # another text under the same reference
         if not kept.given_out:
-            before = [_text(key, kept.parts)]
+            before = [_text(key, kept)]
         await store.drop(driver, gateway_id, key)
-        kept.parts = {}
-    await store.keep(driver, gateway_id, key, part.index, content, now_s + part.wait_s)
+        kept.parts, kept.ports = {}, {}
+    await store.keep(driver, gateway_id, key, part.index, content, now_s + part.wait_s, one.port)
     kept.parts[part.index] = content
+    if one.port is not None:
+        kept.ports[part.index] = one.port
     if len(kept.parts) < part.total:
         return [*before, Arrived(one, alone=key)]
     await store.give_out(driver, gateway_id, key)
-    return [*before, _text(key, kept.parts)]
+    return [*before, _text(key, kept)]
 
 
 async def overdue(driver: asyncpg.Connection, gateway_id: int, now_s: float) -> list[Arrived]:
@@ -68,12 +70,13 @@ async def overdue(driver: asyncpg.Connection, gateway_id: int, now_s: float) -> 
     for key in await store.overdue(driver, gateway_id, now_s, OVERDUE_LIMIT):
         kept = await store.kept(driver, gateway_id, key)
         await store.drop(driver, gateway_id, key)
-        text = _text(key, kept.parts)
+        text = _text(key, kept)
         if not await book.contained(driver, gateway_id, key.sender, key.to, text.pieces, now_s):
             arrived.append(text)
     return arrived
 
 
-def _text(key: Key, parts: dict[int, tuple[bytes, str]]) -> Arrived:
-    pieces = tuple(decode(*parts[index]) for index in sorted(parts))
-    return Arrived(Inbound(key.sender, key.to, join(parts, key.total)), pieces)
+def _text(key: Key, kept: Kept) -> Arrived:
+    pieces = tuple(decode(*kept.parts[index]) for index in sorted(kept.parts))
+    text = Inbound(key.sender, key.to, join(kept.parts, key.total), port=port_of(kept.ports))
+    return Arrived(text, pieces)

@@ -18,7 +18,7 @@ Guarantees that every implementation keeps (`tests/gateways/test_conformance.py`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
@@ -134,6 +134,12 @@ class Inbound(msgspec.Struct, frozen=True, gc=False):
     gateway_message_id: str = ""
     part: Part | None = None
     repeat_s: float = 0.0  # within which the carrier may deliver it again, without an id that says so
+    port: int | None = None  # the application that it is addressed to, 1 to 65535; None: people read it
+
+
+def port_of(ports: Mapping[int, int]) -> int | None:
+    """The port of a text whose parts name these: that of the first which names one."""
+    return ports[min(ports)] if ports else None
 
 
 class Sink(Protocol):

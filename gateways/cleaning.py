@@ -55,6 +55,7 @@ def inbound(one: Inbound) -> Inbound:
         word(one.gateway_message_id, MAX_ID_CHARACTERS),
         one.part,
         one.repeat_s,
+        one.port,
     )
 
 

@@ -56,6 +56,7 @@ class Row(msgspec.Struct, frozen=True):
     gateway_message_id: str
     at_s: float
     reply: str | None = None
+    port: int | None = None
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -71,6 +72,7 @@ class Stored(msgspec.Struct, frozen=True):
     gateway: str
     at: datetime
     reply: str | None
+    port: int | None
 
 
 async def lock(driver: asyncpg.Connection, gateway_id: int) -> None:
@@ -94,15 +96,15 @@ async def repeats(
 
 async def equal_lately(
     driver: asyncpg.Connection, gateway_id: int, senders: Sequence[str], now_s: float, within_s: float
-) -> set[tuple[str, str, str]]:
-    """(sender, to, text) of what came from these people by that gateway within so long."""
+) -> set[tuple[str, str, str, int | None]]:
+    """(sender, to, text, port) of what came from these people by that gateway within so long."""
     rows = await driver.fetch(
-        'SELECT sender, "to", text FROM inbound WHERE sender = ANY($1::text[]) AND id >= $2 AND gateway_id = $3',
+        'SELECT sender, "to", text, port FROM inbound WHERE sender = ANY($1::text[]) AND id >= $2 AND gateway_id = $3',
         list(senders),
         as_uuid(ids.first_id_at(now_s - within_s)),
         gateway_id,
     )
-    return {(row["sender"], row["to"], row["text"]) for row in rows}
+    return {(row["sender"], row["to"], row["text"], row["port"]) for row in rows}
 
 
 async def contained(
@@ -128,13 +130,13 @@ async def insert(driver: asyncpg.Connection, rows: Sequence[Row]) -> None:
         records=[
             (
                 as_uuid(r.id), r.tenant_id, r.gateway_id, r.sender, r.to, r.text, r.action, r.keyword,
-                r.doubtful, r.gateway_message_id, at(r.at_s), r.reply,
+                r.doubtful, r.gateway_message_id, at(r.at_s), r.reply, r.port,
             )
             for r in rows
         ],
         columns=[
             "id", "tenant_id", "gateway_id", "sender", "to", "text", "action", "keyword",
-            "doubtful", "gateway_message_id", "at", "reply",
+            "doubtful", "gateway_message_id", "at", "reply", "port",
         ],
     )  # fmt: skip
 
@@ -216,10 +218,10 @@ async def senders_to(
 async def stopped_lately(
     driver: asyncpg.Connection, tenant_id: int, sender: str, to: str, since_s: float
 ) -> bool:
-    """Whether that person said stop to that address since then."""
+    """Whether that person said stop to that address since then, and not to an application there."""
     return await driver.fetchval(
         'SELECT EXISTS (SELECT FROM inbound WHERE tenant_id = $1 AND id >= $2 AND sender = $3 AND "to" = $4'
-        " AND action = 'stop')",
+        " AND action = 'stop' AND port IS NULL)",
         tenant_id,
         as_uuid(ids.first_id_at(since_s)),
         sender,
@@ -257,7 +259,7 @@ async def texted(
 
 
 _SHOWN = """
-SELECT i.id, i.sender, i."to", i.text, i.action, i.keyword, i.doubtful, g.name AS gateway, i.at, i.reply
+SELECT i.id, i.sender, i."to", i.text, i.action, i.keyword, i.doubtful, g.name AS gateway, i.at, i.reply, i.port
 FROM inbound i JOIN gateways g ON g.id = i.gateway_id
 WHERE i.tenant_id = $1
 """

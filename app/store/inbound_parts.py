@@ -25,9 +25,10 @@ class Key(msgspec.Struct, frozen=True):
 
 
 class Kept(msgspec.Struct):
-    """What is kept of a text: (octets, encoding) by index from 1."""
+    """What is kept of a text: (octets, encoding) by index from 1, and the ports of the parts that name one."""
 
     parts: dict[int, tuple[bytes, str]]
+    ports: dict[int, int]
     given_out: bool
     until: datetime | None
 
@@ -38,29 +39,37 @@ _OF = 'gateway_id = $1 AND sender = $2 AND "to" = $3 AND reference = $4 AND tota
 async def kept(driver: asyncpg.Connection, gateway_id: int, key: Key) -> Kept:
     """The parts of a text that are there."""
     rows = await driver.fetch(
-        f"SELECT index, octets, encoding, given_out, until FROM inbound_parts WHERE {_OF}",  # noqa: S608 - ours
+        f"SELECT index, octets, encoding, port, given_out, until FROM inbound_parts WHERE {_OF}",  # noqa: S608 - ours
         gateway_id,
         *msgspec.structs.astuple(key),
     )
     return Kept(
         {row["index"]: (row["octets"], row["encoding"]) for row in rows},
+        {row["index"]: row["port"] for row in rows if row["port"] is not None},
         any(row["given_out"] for row in rows),
         min((row["until"] for row in rows), default=None),
     )
 
 
 async def keep(
-    driver: asyncpg.Connection, gateway_id: int, key: Key, index: int, part: tuple[bytes, str], until_s: float
+    driver: asyncpg.Connection,
+    gateway_id: int,
+    key: Key,
+    index: int,
+    part: tuple[bytes, str],
+    until_s: float,
+    port: int | None,
 ) -> None:
     """Keep one more."""
     await driver.execute(
-        'INSERT INTO inbound_parts (gateway_id, sender, "to", reference, total, index, octets, encoding, until)'
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        'INSERT INTO inbound_parts (gateway_id, sender, "to", reference, total, index, octets, encoding, until, port)'
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         gateway_id,
         *msgspec.structs.astuple(key),
         index,
         *part,
         at(until_s),
+        port,
     )
 
 

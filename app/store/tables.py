@@ -545,6 +545,7 @@ inbound = Table(
     Column("gateway_message_id", Text, nullable=False, server_default=text("''")),
     Column("at", DateTime(timezone=True), nullable=False),
     Column("reply", Text),
+    Column("port", Integer),
 )
 
 webhook_endpoints = Table(
@@ -712,4 +713,5 @@ inbound_parts = Table(
     Column("encoding", Text, nullable=False),
     Column("until", DateTime(timezone=True), nullable=False),
     Column("given_out", Boolean, nullable=False, server_default=text("false")),
+    Column("port", Integer),
 )

@@ -14,8 +14,8 @@ An event on the wire (Standard Webhooks):
               "gateway": "sandbox", "gateway_message_id": "…", "metadata": null, "at": "…"}}
 
     {"type": "message.inbound", "timestamp": "…",
-     "data": {"id": "…", "from": "+12025550101", "to": "12025550199", "text": "STOP", "action": "stop",
-              "keyword": "stop", "gateway": "sandbox", "at": "…"}}
+     "data": {"id": "…", "from": "+12025550101", "to": "12025550199", "port": null, "text": "STOP",
+              "action": "stop", "keyword": "stop", "doubtful": false, "gateway": "sandbox", "at": "…"}}
 """
 
 from __future__ import annotations

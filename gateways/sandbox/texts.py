@@ -18,7 +18,10 @@ Long = Literal["udh", "udh16", "sar", "payload"]
 
 
 class Inbound(msgspec.Struct, forbid_unknown_fields=True, rename={"sender": "from"}, kw_only=True):
-    """Body of POST /mo. `long` says how a text of several parts is cut; `lose` names parts (from 1) that never come."""
+    """Body of POST /mo. `long` says how a text of several parts is cut; `lose` names parts (from 1) that never come.
+
+    `port`: the application's that it is addressed to, in each part's header (3GPP TS 23.040, 9.2.3.24.4).
+    """
 
     sender: str
     to: str
@@ -30,6 +33,7 @@ class Inbound(msgspec.Struct, forbid_unknown_fields=True, rename={"sender": "fro
     lose: list[int] = []
     reference: Annotated[int, Meta(ge=0, le=255)] | None = None  # of its parts; None: the next one
     pdu: Literal["deliver_sm", "data_sm"] = "deliver_sm"
+    port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
 
     def bodies(self, reference: int) -> list[bytes]:
         """Bodies of deliver_sm or data_sm, in the order in which they shall go. Raises ValueError."""
@@ -37,8 +41,9 @@ class Inbound(msgspec.Struct, forbid_unknown_fields=True, rename={"sender": "fro
         coding = _UCS2 if cut.encoding == "ucs2" else 0
         total = len(cut.parts)
         if self.long == "payload":
-            # One PDU, without any header, so the parts' septets or octets follow each other as they were.
-            bodies = [self._body(coding, 0, b"", pdu.tlv(pdu.TLV_MESSAGE_PAYLOAD, b"".join(cut.parts)))]
+            # One PDU, without a header of parts, so the parts' septets or octets follow each other as they were.
+            payload = pdu.tlv(pdu.TLV_MESSAGE_PAYLOAD, self._header() + b"".join(cut.parts))
+            bodies = [self._body(coding, UDHI if self.port else 0, b"", payload)]
         else:
             bodies = [
                 self._part(coding, part, reference, total, index) for index, part in enumerate(cut.parts)
@@ -50,14 +55,23 @@ class Inbound(msgspec.Struct, forbid_unknown_fields=True, rename={"sender": "fro
 
     def _part(self, coding: int, part: bytes, reference: int, total: int, index: int) -> bytes:
         if total == 1:
-            return self._body(coding, 0, part, b"")
+            return self._body(coding, UDHI if self.port else 0, self._header() + part, b"")
         if self.long == "sar":
             tlvs = pdu.tlv(pdu.TLV_SAR_MSG_REF_NUM, reference.to_bytes(2, "big"))
             tlvs += pdu.tlv(pdu.TLV_SAR_TOTAL_SEGMENTS, bytes((total,)))
             tlvs += pdu.tlv(pdu.TLV_SAR_SEGMENT_SEQNUM, bytes((index + 1,)))
-            return self._body(coding, 0, part, tlvs)
-        header = udh(reference, total, index, wide=self.long == "udh16")
+            return self._body(coding, UDHI if self.port else 0, self._header() + part, tlvs)
+        header = udh(reference, total, index, wide=self.long == "udh16", header=self._port())
         return self._body(coding, UDHI, header + part, b"")
+
+    def _port(self) -> bytes:
+        """Destination and originator, the latter 0."""
+        return b"" if self.port is None else b"\x05\x04" + self.port.to_bytes(2, "big") + b"\0\0"
+
+    def _header(self) -> bytes:
+        """Of what needs none for its parts."""
+        element = self._port()
+        return bytes((len(element),)) + element if element else b""
 
     def _body(self, coding: int, esm_class: int, payload: bytes, tlvs: bytes) -> bytes:
         sender, to = _address(self.sender), _address(self.to)

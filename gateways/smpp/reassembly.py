@@ -14,12 +14,13 @@ Pure: monotonic seconds come in as an argument.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from app.domain.text import decode, join, unpack
-from gateways.base import Inbound, Part
+from gateways.base import Inbound, Part, port_of
 from gateways.numbers import phone
 from gateways.smpp import pdu
 
@@ -66,6 +67,7 @@ class Complete(msgspec.Struct, frozen=True, gc=False):
 class _Incomplete(msgspec.Struct, gc=False):
     first: pdu.Message
     parts: dict[int, tuple[bytes, str]]  # octets and their encoding
+    ports: dict[int, int]  # of the parts that name one
     deliveries: dict[int, list[Any]]
     total: int
     since: float
@@ -88,33 +90,53 @@ def codec(data_coding: int, default: str) -> str:
 def split_header(payload: bytes) -> tuple[bytes, Concatenation | None]:
     """(text, concatenation) of a payload with a user data header (3GPP TS 23.040, 9.2.3.24).
 
-    Other elements, ports for instance, are dropped; a header that makes no sense is text.
+    Other elements are dropped (`read_port` and `shift_tables` read theirs); a header that makes no sense is text.
     """
     if not payload or 1 + payload[0] > len(payload):
         return payload, None
-    stop, position, found = 1 + payload[0], 1, None
-    while position + 2 <= stop:
-        element, length = payload[position], payload[position + 1]
-        value = payload[position + 2 : position + 2 + length]
-        if position + 2 + length > stop:
-            break
-        if element == 0x00 and length == 3:
+    found = None
+    for element, value in _elements(payload):
+        if element == 0x00 and len(value) == 3:
             found = Concatenation(value[0], value[1], value[2])
-        elif element == 0x08 and length == 4:
+        elif element == 0x08 and len(value) == 4:
             found = Concatenation(value[0] << 8 | value[1], value[2], value[3])
-        position += 2 + length
-    return payload[stop:], found if found and 1 <= found.index <= found.total else None
+    return payload[1 + payload[0] :], found if found and 1 <= found.index <= found.total else None
+
+
+def _elements(payload: bytes) -> Iterator[tuple[int, bytes]]:
+    """(identifier, value) of a payload's header, up to the first that does not fit in it; none of no header."""
+    stop, position = 1 + payload[0] if payload else 0, 1
+    if stop > len(payload):
+        return
+    while position + 2 <= stop:
+        start = position + 2
+        position = start + payload[position + 1]
+        if position > stop:
+            return
+        yield payload[start - 2], payload[start:position]
+
+
+def read_port(message: pdu.Message) -> int | None:
+    """The port of the application that a message is addressed to; 0 is none.
+
+    That of the header (3GPP TS 23.040, 9.2.3.24.3 and .4: the destination stands before the originator; of several
+    the last counts), else destination_port (5.3.2.21).
+    """
+    port = 0
+    if message.esm_class & _UDHI:
+        for element, value in _elements(message.payload):
+            if (element, len(value)) in ((0x04, 2), (0x05, 4)):
+                port = int.from_bytes(value[: len(value) // 2], "big")
+    named = message.tlvs.get(pdu.TLV_DESTINATION_PORT, b"") if message.tlvs else b""
+    return port or (int.from_bytes(named, "big") if len(named) <= 2 else 0) or None
 
 
 def shift_tables(payload: bytes) -> tuple[int, int]:
     """(locking, single): the languages that the header of a payload names (3GPP TS 23.040, 9.2.3.24.15 and .16)."""
-    stop, position = 1 + payload[0] if payload else 0, 1
     found = {0x24: 0, 0x25: 0}
-    while position + 2 < min(stop, len(payload)):
-        element, length = payload[position], payload[position + 1]
-        if element in found and length == 1:
-            found[element] = payload[position + 2]
-        position += 2 + length
+    for element, value in _elements(payload):
+        if element in found and len(value) == 1:
+            found[element] = value[0]
     return found[0x25], found[0x24]
 
 
@@ -172,9 +194,9 @@ class Reassembler:
     def add(self, message: pdu.Message, delivery: Any, now: float) -> list[Complete]:
         """The text that this part completes, and parts that it pushes out; mostly one or none."""
         payload, encoding, found = read_text(message, self._alphabet)
-        part = (payload, encoding)
+        part, port = (payload, encoding), read_port(message)
         if found is None or found.total == 1:
-            return [Complete(self._inbound(message, decode(*part)), [delivery])]
+            return [Complete(self._inbound(message, decode(*part), port), [delivery])]
         key = (message.source, message.destination, found.reference, found.total)
         completed = []
         waiting = self._incomplete.get(key)
@@ -186,8 +208,10 @@ class Reassembler:
             completed += self._take_parts(key)
             waiting = None
         if waiting is None:
-            waiting = self._incomplete[key] = _Incomplete(message, {}, {}, found.total, now)
+            waiting = self._incomplete[key] = _Incomplete(message, {}, {}, {}, found.total, now)
         waiting.parts[found.index] = part
+        if port is not None:
+            waiting.ports[found.index] = port
         waiting.deliveries.setdefault(found.index, []).append(delivery)
         if len(waiting.parts) == waiting.total:
             self._given_out.pop(key, None)
@@ -234,7 +258,8 @@ class Reassembler:
         waiting = self._incomplete.pop(key)
         deliveries = [one for its in waiting.deliveries.values() for one in its]
         waiting.deliveries = {}
-        return Complete(self._inbound(waiting.first, join(waiting.parts, waiting.total)), deliveries, key)
+        text, port = join(waiting.parts, waiting.total), port_of(waiting.ports)
+        return Complete(self._inbound(waiting.first, text, port), deliveries, key)
 
     def _take_parts(self, key: _Key) -> list[Complete]:
         waiting = self._incomplete.pop(key)
@@ -243,6 +268,7 @@ class Reassembler:
                 self._inbound(
                     waiting.first,
                     decode(octets, encoding),
+                    waiting.ports.get(index),
                     Part(key[2], waiting.total, index, octets, encoding, self._limit_s),
                 ),
                 waiting.deliveries[index],
@@ -250,11 +276,14 @@ class Reassembler:
             for index, (octets, encoding) in waiting.parts.items()
         ]
 
-    def _inbound(self, message: pdu.Message, text: str, part: Part | None = None) -> Inbound:
+    def _inbound(
+        self, message: pdu.Message, text: str, port: int | None, part: Part | None = None
+    ) -> Inbound:
         return Inbound(
             sender=phone(message.source_ton, message.source, self._country),
             to=phone(message.dest_ton, message.destination, self._country),
             text=text,
             part=part,
             repeat_s=self._repeat_s,
+            port=port,
         )

@@ -85,3 +85,31 @@ async def test_what_is_missing_after_the_limit_is_shown(
         return [row["text"] for row in await world.fetch("SELECT text FROM inbound")] == ["…" + "b" * 10]
 
     await until(there)
+
+
+async def test_a_text_to_an_applications_port(make_world: MakeWorld, smsc: Smsc, until: Callable) -> None:
+    world = await make_world(smsc)
+    await world.start()
+    person = {"from": "+14152000001", "to": "12025550199"}
+    long = "a" * 200
+    for how, port in (("udh", 16_000), ("udh16", 16_001), ("sar", 16_002), ("payload", 65_535)):
+        text = {**person, "text": f"{how} {long}", "long": how, "port": port, "reverse": True}
+        await smsc._call("/mo", text)
+    await smsc._call("/mo", {**person, "text": "HELP", "port": 2948})
+    await smsc._call("/mo", {**person, "text": "STOP", "port": 1, "pdu": "data_sm"})
+
+    async def stored() -> bool:
+        return await world.value("SELECT count(*) FROM inbound") == 6
+
+    await until(stored)
+    rows = await world.fetch("SELECT text, port, action, reply FROM inbound")
+    assert {row["text"]: (row["port"], row["action"], row["reply"]) for row in rows} == {
+        f"udh {long}": (16_000, None, None),
+        f"udh16 {long}": (16_001, None, None),
+        f"sar {long}": (16_002, None, None),
+        f"payload {long}": (65_535, None, None),
+        "HELP": (2948, None, None),
+        "STOP": (1, "stop", None),
+    }
+    assert await world.value("SELECT count(*) FROM suppressions") >= 1
+    assert await world.value("SELECT count(*) FROM packs") == 0, "nothing is answered"

@@ -490,6 +490,7 @@ async def test_inbound_texts_are_their_tenant_s(api: Client, other: Client, data
                 False,
                 "",
                 now,
+                port=16_000 if n == 0 else None,
             )
             for n, action in enumerate((None, "stop", None))
         ]
@@ -497,11 +498,12 @@ async def test_inbound_texts_are_their_tenant_s(api: Client, other: Client, data
     page = await api.ok("GET", "/v1/inbound?limit=2")
     assert [one["text"] for one in page["data"]] == ["t2", "t1"]
     rest = await api.ok("GET", f"/v1/inbound?limit=2&cursor={page['next']}")
-    assert [(one["text"], one["from"], one["gateway"]) for one in rest["data"]] == [
-        ("t0", "+12025550101", "g3")
+    assert [(one["text"], one["from"], one["gateway"], one["port"]) for one in rest["data"]] == [
+        ("t0", "+12025550101", "g3", 16_000)
     ]
     [stop] = (await api.ok("GET", "/v1/inbound?action=stop&from=%2B12025550101&to=36180"))["data"]
-    assert (await api.ok("GET", f"/v1/inbound/{stop['id']}"))["action"] == "stop"
+    again = await api.ok("GET", f"/v1/inbound/{stop['id']}")
+    assert (again["action"], again["port"]) == ("stop", None)
     assert (await other.refused("GET", f"/v1/inbound/{stop['id']}"))[0] == 404
     assert (await other.ok("GET", "/v1/inbound"))["data"] == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import Counter
 from datetime import UTC, datetime
 
 import msgspec
@@ -25,7 +26,7 @@ from app.store import config, consent_requests, epochs, inbound_parts, keywords,
 from app.store import rules as book
 from app.store.engine import Database
 from app.store.intake import Draft, accept
-from dispatcher.inbound import STOP_WAIT_S, give_up, take
+from dispatcher.inbound import STOP_WAIT_S, InboundResult, give_up, take
 from gateways.base import Inbound, Part
 
 ANN, BOB, LINE, OTHER = "+12025550101", "+84912345678", "12025550199", "12025550188"
@@ -555,6 +556,53 @@ async def test_a_stop_is_never_taken_for_a_repetition_and_a_start_after_it_is(da
     assert not await held(queue, TWO)
 
 
+# -- ports
+
+
+async def test_a_text_to_a_port_is_heeded_as_a_stop_only(database, queue) -> None:
+    await own(database, TWO)
+    async with database.driver() as driver:
+        await webhook_endpoints.create(driver, 2, "https://e.example/", ["message.inbound"], NOW)
+
+    async def receive(text: str, port: int | None = 16_000, at: float = NOW) -> InboundResult:
+        [result] = await take(database, queue, 1, [Inbound(ANN, LINE, text, repeat_s=60, port=port)], at)
+        return result
+
+    assert (await receive("HELP")).reply is None
+    first = await receive("STOP")
+    assert (first.action, first.doubtful, first.stopped, first.reply) == ("stop", False, (2,), None)
+    assert await held(queue, TWO)
+    start = await receive("START")
+    assert (start.action, start.keyword, start.reply) == (None, None, None)
+    assert await held(queue, TWO), "only a person takes it back"
+    doubtful = await receive("please stop", 16_001)
+    assert (doubtful.action, doubtful.doubtful, doubtful.reply) == ("stop", True, None)
+    assert await fetch(database, "SELECT FROM packs") == []
+
+    assert (await receive("HELP")).id is None, "a repetition"
+    assert (await receive("HELP", 16_001)).id is not None, "for another application"
+    assert (await receive("HELP", None)).reply == "help", "a person's"
+    assert (await receive("STOP", None, NOW + 1)).reply == "stop", "not confirmed yet"
+
+    rows = [(row["text"], row["port"]) for row in await fetch(database, "SELECT text, port FROM inbound")]
+    assert Counter(rows) == Counter(
+        [("HELP", 16_000), ("HELP", 16_001), ("HELP", None), ("STOP", 16_000), ("STOP", None), ("START", 16_000),
+         ("please stop", 16_001)]
+    )  # fmt: skip
+    events = await fetch(database, "SELECT payload FROM webhook_deliveries")
+    told = [msgspec.json.decode(event["payload"])["data"] for event in events]
+    assert Counter((one["text"], one["port"]) for one in told) == Counter(rows)
+
+
+async def test_a_port_starts_no_keyword(database, queue) -> None:
+    await own(database, TWO)
+    await keyword(database, "roses", "Red ones")
+    [machine] = await take(database, queue, 1, [Inbound(ANN, LINE, "roses", port=2948)], NOW)
+    assert (machine.action, machine.reply) == (None, None)
+    [person] = await take(database, queue, 1, [Inbound(ANN, LINE, "roses")], NOW)
+    assert (person.action, person.reply) == ("keyword", "keyword")
+
+
 # -- parts
 
 
@@ -577,6 +625,18 @@ async def test_parts_meet_whoever_stores_them(database, queue) -> None:
     async with database.driver() as driver:
         assert await inbound_parts.forget(driver, NOW + 401) == []
     assert await fetch(database, "SELECT * FROM inbound_parts") == []
+
+
+async def test_the_first_part_that_names_a_port_names_that_of_the_text(database, queue) -> None:
+    for index, port in ((3, 16_003), (1, None), (2, 16_002)):
+        one = msgspec.structs.replace(part(index, str(index), 3), port=port)
+        found = await take(database, queue, 1, [one], NOW)
+    assert [result.action for result in found] == [None]
+    assert await fetch(database, "SELECT text, port FROM inbound") == [{"text": "123", "port": 16_002}]
+    late = msgspec.structs.replace(part(2, "late", 3, 8), port=16_004)
+    await take(database, queue, 1, [late], NOW)
+    await give_up(database, queue, 1, NOW + 301)
+    assert await fetch(database, "SELECT port FROM inbound ORDER BY at DESC LIMIT 1") == [{"port": 16_004}]
 
 
 async def test_the_last_two_parts_at_one_moment_make_one_text(database, queue) -> None:

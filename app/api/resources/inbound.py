@@ -24,6 +24,7 @@ Reader = Annotated[Caller, Depends(require("read"))]
 class Inbound(BaseModel):
     """A text that came in. `action` is what its keyword asked for, and was done; `keyword` and `answer` are the
     tenant's own. `doubtful`: a stop that was heeded and should be looked at. `reply`: what was answered, if anything.
+    `port`: of the application that it was addressed to; such a text is heeded as a stop only, and never answered.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -38,6 +39,7 @@ class Inbound(BaseModel):
     gateway: str
     at: datetime
     reply: str | None
+    port: int | None
 
 
 class InboundPage(BaseModel):

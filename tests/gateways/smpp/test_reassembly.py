@@ -12,7 +12,7 @@ from app.domain.text import Coding, segment, udh
 from gateways.base import Part
 from gateways.numbers import phone
 from gateways.smpp import pdu, reassembly
-from gateways.smpp.reassembly import Reassembler, codec, split_header
+from gateways.smpp.reassembly import Reassembler, codec, read_port, split_header
 
 
 def part(payload, *, source=b"12025550101", header=b"", coding=0, tlvs=None):
@@ -154,6 +154,69 @@ def test_headers(payload, text, found):
     assert rest == text
     got = concatenation and (concatenation.reference, concatenation.total, concatenation.index)
     assert got == found
+
+
+@pytest.mark.parametrize(
+    ("header", "tlv", "port"),
+    [
+        (b"\x06\x05\x04\x0b\x84\x23\xf0", None, 2948),  # 16 bit: the destination, then the originator
+        (b"\x04\x04\x02\xf0\xf1", None, 240),  # 8 bit
+        (b"\x0b\x05\x04\x3e\x80\0\0\x00\x03\x07\x02\x01", None, 16_000),
+        (b"\x0b\x00\x03\x07\x02\x01\x05\x04\x3e\x80\0\0", None, 16_000),
+        (b"\x0a\x05\x04\x3e\x80\0\0\x04\x02\xf0\xf1", None, 240),  # the last counts
+        (b"\x06\x05\x04\xff\xff\0\0", b"\x0b\x84", 65_535),  # the phone's word before the carrier's
+        (b"\x05\x00\x03\x07\x02\x01", b"\x0b\x84", 2948),
+        (b"", b"\x0b\x84", 2948),
+        (b"", b"\xf0", 240),
+        (b"", b"\0\0", None),
+        (b"", b"", None),
+        (b"", b"\0\x01\0\0", None),  # no port is as long
+        (b"", None, None),
+        (b"\x06\x05\x04\0\0\x23\xf0", None, None),  # only the originator's
+        (b"\x05\x05\x03\x0b\x84\x23", None, None),
+        (b"\x04\x05\x04\x0b\x84", None, None),  # longer than its header
+        (b"\x03\x04\x01\xf0", None, None),
+        (b"\x40\x05\x04\x0b\x84\x23\xf0", None, None),  # longer than the text
+    ],
+)
+def test_ports(header, tlv, port):
+    message = part(b"hi", header=header, tlvs={} if tlv is None else {pdu.TLV_DESTINATION_PORT: tlv})
+    assert read_port(message) == port
+
+
+def test_a_port_needs_the_indicator_of_a_header():
+    (whole,) = Reassembler("latin-1", 60).add(part(b"\x06\x05\x04\x0b\x84\x23\xf0hi"), 1, 0.0)
+    assert whole.inbound.port is None
+
+
+def test_the_port_tlv_as_it_comes():
+    body = pdu.submit_sm_body(
+        pdu.address(1, 1, b"1"), pdu.address(1, 1, b"2"), 0, b"hi", tlvs=pdu.tlv(0x020B, b"\x0b\x84")
+    )
+    message = pdu.read_message(body, 0, len(body))
+    (whole,) = Reassembler("gsm7", 60).add(message, 1, 0.0)
+    assert (whole.inbound.text, whole.inbound.port) == ("hi", 2948)
+
+
+def test_a_long_text_has_the_port_of_its_first_part_that_names_one():
+    def to_port(index, port):
+        element = b"" if port is None else b"\x05\x04" + port.to_bytes(2, "big") + b"\0\0"
+        return part(b"%d" % index, header=udh(9, 3, index, header=element))
+
+    for ports, expected in (
+        ((16_000, 16_001, 16_002), 16_000),
+        ((None, 16_001, 16_002), 16_001),
+        ((None, None, None), None),
+    ):
+        reassembler = Reassembler("gsm7", 60)
+        for index in (2, 0):
+            assert reassembler.add(to_port(index, ports[index]), index, 0.0) == []
+        (whole,) = reassembler.add(to_port(1, ports[1]), 1, 0.0)
+        assert (whole.inbound.text, whole.inbound.port) == ("012", expected)
+    reassembler = Reassembler("gsm7", 60)
+    reassembler.add(to_port(0, 16_000), 0, 1.0)
+    reassembler.add(to_port(1, None), 1, 1.0)
+    assert [each.inbound.port for each in reassembler.flush()] == [16_000, None]
 
 
 @pytest.mark.parametrize(
