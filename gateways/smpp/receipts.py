@@ -69,6 +69,8 @@ STATES_BY_WORD: Mapping[str, State] = {
     "UNDELIVRD": "undelivered",
     "FAILED": "undelivered",
     "SKIPPED": "undelivered",
+    "PERMFAILED": "undelivered",
+    "NOROUTES": "undelivered",
     "ACCEPTD": "accepted",
     "ACCEPTED": "accepted",
     "SCHEDULED": "accepted",
@@ -87,15 +89,16 @@ STATES_BY_WORD: Mapping[str, State] = {
 
 # Most receipts come in exactly this order: one match instead of a search per field.
 _USUAL = re.compile(
-    rb"id:([^ ]+) sub:[0-9]* dlvrd:[0-9]* submit date:([0-9]*) done date:([0-9]*) "
+    rb"id:([^ \"']+) sub:[0-9]* dlvrd:[0-9]* submit date:([0-9]*) done date:([0-9]*) "
     rb"stat:([A-Za-z]+) err:([^ ]*)",
 )
 # text: ends the fields: what follows it is the message and may look like a field.
-_TEXT = re.compile(rb"(?i)(?:^|\s)text\s*:")
+_TEXT = re.compile(rb"(?i)(?:^|\s)text\s*[:=]")
 # An empty value is followed by the next field, which is not its value.
 _FIELD = re.compile(
-    rb"(?i)(?:^|(?<=[\s,;]))(id|submit(?:[ _]?date)?|done[ _]?date|stat(?:us|e)?|err(?:or)?)\s*:\s*[\"']?"
-    rb"((?!(?:sub|dlvrd|submit(?:[ _]?date)?|done[ _]?date|stat(?:us|e)?|err(?:or)?)\s*:)[^\s,;\"']*)",
+    rb"(?i)(?:^|(?<=[\s,;\x00]))"
+    rb"((?:(?:msg|message)[ _]?)?id|submit(?:[ _]?date)?|done[ _]?date|stat(?:us|e)?|err(?:or)?)\s*[:=]\s*[\"']?"
+    rb"((?!(?:sub|dlvrd|submit(?:[ _]?date)?|done[ _]?date|stat(?:us|e)?|err(?:or)?)\s*[:=])[^\s,;\"'\x00]*)",
 )
 # What makes a text a receipt where the carrier marks it in no other way.
 _LOOKS_SO = re.compile(rb"(?i)^\s*id\s*:\s*[^\s]+\s.*\bstat(?:us|e)?\s*:\s*[A-Z]+", re.DOTALL)
@@ -187,7 +190,7 @@ class ReceiptReader:
         else:
             number, submitted, done, word, error = _fields(payload)
         raw = _field(word)
-        state = STATES_BY_WORD.get(raw.upper(), "unknown")
+        state = _state_of(raw)
         if message.tlvs:
             number, raw, state, error = _from_tlvs(message.tlvs, number, raw, state, error)
         if message.esm_class & _MESSAGE_TYPE == _INTERMEDIATE_NOTIFICATION and state != "delivered":
@@ -234,6 +237,14 @@ class ReceiptReader:
             return instant_s
 
 
+def _state_of(word: str) -> State:
+    """Of a word, or of a number as in message_state."""
+    known = STATES_BY_WORD.get(word.upper()) or STATES_BY_WORD.get(word.upper().rstrip("."))
+    if known is None and word.isascii() and word.isdigit() and len(word) == 1:
+        return STATES_BY_NUMBER[int(word)][1]
+    return known or "unknown"
+
+
 def _octets(message: pdu.Message) -> bytes:
     """The payload; of a receipt in UCS-2 its characters, which are ASCII."""
     if message.data_coding == _UCS2 and b"\x00" in message.payload[:2]:
@@ -254,7 +265,7 @@ def _fields(payload: bytes) -> tuple[bytes, bytes, bytes, bytes, bytes]:
         key = match[1].lower().replace(b" ", b"").replace(b"_", b"")
         found.setdefault(key, match[2])
     return (
-        found.get(b"id", b""),
+        found.get(b"id", b"") or found.get(b"msgid", b"") or found.get(b"messageid", b""),
         found.get(b"submitdate", b"") or found.get(b"submit", b""),
         found.get(b"donedate", b""),
         found.get(b"stat", b"") or found.get(b"status", b"") or found.get(b"state", b""),
