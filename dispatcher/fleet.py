@@ -152,16 +152,22 @@ class Fleet:
             await self._share_binds()
 
     async def _share_binds(self) -> None:
-        for held in list(self.open.values()):
-            total = binds_wanted(held.row.url, held.row.settings)
+        for name, held in list(self.open.items()):
+            if name in self._stale:
+                continue  # `reopen` closes it, and asks by its new settings
+            total, version = binds_wanted(held.row.url, held.row.settings), self.config.version
             while True:
                 async with self._database.driver() as driver:
-                    mine = await bind_slots.share(driver, held.row.id, total, self._lease_id, held.binds)
-                if mine == held.binds:
+                    mine = await bind_slots.share(
+                        driver, held.row.id, total, self._lease_id, held.binds, version
+                    )
+                if mine == held.binds or self.open.get(name) is not held:
                     break
                 fewer = mine < held.binds
                 if held.binds:  # another number of binds is another gateway: the old one drains
                     await held.gateway.close(DRAIN_S)
+                    if self.open.get(name) is not held:
+                        break  # `reopen` has taken it meanwhile: a new one would be closed by nobody
                     held.gateway = make(held.row.name, held.row.url, held.row.settings, self._sink)
                 if self._closed:
                     return

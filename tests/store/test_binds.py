@@ -22,10 +22,14 @@ class Dispatcher:
         self.database, self.gateway_id, self.lease_id = database, gateway_id, lease_id
         self.opened = 0
 
-    async def share(self) -> None:
+    async def ask(self, total: int = TOTAL, *, versions_behind: int = 0) -> int:
+        async with self.database.driver() as driver:
+            version = await configuration.version_of(driver) - versions_behind
+            return await binds.share(driver, self.gateway_id, total, self.lease_id, self.opened, version)
+
+    async def share(self, total: int = TOTAL) -> None:
         while True:
-            async with self.database.driver() as driver:
-                mine = await binds.share(driver, self.gateway_id, TOTAL, self.lease_id, self.opened)
+            mine = await self.ask(total)
             if mine == self.opened:
                 return
             fewer, self.opened = mine < self.opened, mine
@@ -93,3 +97,34 @@ async def test_one_whose_lease_ended_gets_none(database: Database, gateway_id: i
         await dispatch.end_lease(driver, one.lease_id)
     await one.share()
     assert one.opened == 0
+
+
+async def test_a_lowered_number_is_waited_for_until_the_binds_are_closed(
+    database: Database, gateway_id: int
+) -> None:
+    first, second = [await joined(database, gateway_id) for _ in range(2)]
+    for _ in range(2):
+        await first.share(4)
+        await second.share(4)
+    assert (first.opened, second.opened) == (2, 2)
+    third = await joined(database, gateway_id)
+    first.opened = 0  # closed for the new settings, as the second one's are not yet
+    await first.share(2)
+    await third.share(2)
+    assert (first.opened, second.opened, third.opened) == (0, 2, 0)
+    assert await second.ask(2) == 1
+    assert await first.ask(2) == 0, "the second has not closed anything yet"
+    second.opened = 1
+    await second.share(2)
+    await first.share(2)
+    await third.share(2)
+    assert (first.opened, second.opened, third.opened) == (1, 1, 0)
+
+
+async def test_nothing_is_opened_by_a_configuration_that_is_no_more(
+    database: Database, gateway_id: int
+) -> None:
+    one = await joined(database, gateway_id)
+    assert await one.ask(4, versions_behind=1) == 0
+    await one.share(2)
+    assert await one.ask(4, versions_behind=1) == 2 == one.opened
