@@ -1,8 +1,9 @@
 """Where a text may be cut between two characters as a reader sees them (Unicode UAX #29, extended grapheme clusters).
 
 Guarantee: the rules and properties are those of Unicode 10.0, which the public segment calculators use, so that
-texts are cut where these cut them. Newer emoji sequences may be cut at a joiner; a phone puts the parts together
-before it shows them. CR and LF are apart, as these calculators have them.
+texts are cut where these cut them, also where they leave the rules: a modifier that stands after an Extend, what
+follows a flag. Newer emoji sequences may be cut at a joiner; a phone puts the parts together before it shows them.
+CR and LF are apart, as these calculators have them.
 """
 
 from __future__ import annotations
@@ -106,12 +107,18 @@ _PROPERTIES = {
 }
 _PROPERTY_OF = {point: name for name, points in _PROPERTIES.items() for point in points}
 _LV = "".join(chr(code) for code in range(0xAC00, 0xD7A4, 28))
-_EMOJI = "[\ufdd4\ufdd5]\ufdd1*\ufdd7"
 _HANGUL = f"\ufdda*(?:\ufddb+|[{_LV}]\ufddb*|[\uac00-\ud7a3])\ufddc*|\ufdda+|\ufddc+"
-_CORE = f"(?:{_HANGUL}|\ufdd9\ufdd9|{_EMOJI}|[^\ufdd0\r\n])"
-_GLUED = "\ufdd8(?:\ufdd5\ufdd1*\ufdd7|[\ufdd5\ufdd6])"
-_TAIL = f"(?:{_GLUED}|[\ufdd1\ufdd2\ufdd8])*"
-_CLUSTER = re.compile(f"[\ufdd0\r\n]|\ufdd3*{_CORE}{_TAIL}|\ufdd3+{_TAIL}")
+# What begins with a joiner or an Extend is all tail.
+_CORE = f"(?:(?=[\ufdd1\ufdd8])|{_HANGUL}|[\ufdd4\ufdd5]\ufdd7|[^\ufdd0\r\n])"
+# A modifier reaches its base over one Extend at most, and once there was one, over no less.
+_OVER_EXTEND = "(?<=[\ufdd4\ufdd5])\ufdd1\ufdd7|\ufdd1"
+_TAIL = (
+    "(?:\ufdd8\ufdd5\ufdd7|\ufdd8[\ufdd5\ufdd6]|[\ufdd2\ufdd8])*"
+    f"(?:(?:{_OVER_EXTEND})(?:{_OVER_EXTEND}|\ufdd8[\ufdd5\ufdd6]|[\ufdd2\ufdd8])*)?"
+)
+# Flags take one more at most, and after a Prepend they are no pair.
+_FLAG = f"(?:\ufdd9\ufdd9|\ufdd3\ufdd9)[\ufdd1\ufdd2\ufdd8]?|\ufdd3\ufdd3+\ufdd9{_TAIL}"
+_CLUSTER = re.compile(f"[\ufdd0\r\n]|{_FLAG}|\ufdd3*{_CORE}{_TAIL}|\ufdd3+{_TAIL}")
 
 # A boundary between two others is one between clusters, whatever stands around it.
 JOINING = frozenset(
