@@ -5,7 +5,8 @@ nothing is handed over before the whole file is in (the batch is `loading`, then
 transaction that stores the answer). With an idempotency key, an upload that broke is resumed by sending
 the file again: the rows that are committed are skipped, once their content has proved to be the same;
 the text must be the same, too. `replace=true` cancels the broken one and starts afresh.
-Without a key, a broken upload's batch is cancelled.
+Without a key, a broken upload's batch is cancelled at once; where the process was killed, after a week, like one
+that nobody resumes.
 """
 
 from __future__ import annotations
