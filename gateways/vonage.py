@@ -10,8 +10,7 @@ come by GET, form or JSON; the signature covers all three in the same way.
 
 Guarantees: pure; a callback is read only after its `sig` was checked. Vonage names each part
 of a long text, so each segment has its own outcome and id. Long inbound texts come in
-parts (`concat`), and each part becomes an inbound text of its own: a callback knows nothing
-of the others, and an opt-out is never that long.
+parts (`concat`), each by a callback of its own, and are put together.
 
 Never run against Vonage's service. The request is that of Vonage's own library (vonage-sms 1.2.0, compared over
 loopback) but for the credentials, which it has in a header, signatures are checked against the vectors of Vonage's own
@@ -32,6 +31,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from urllib.parse import urlsplit
+from zlib import crc32
 
 import msgspec
 
@@ -40,6 +40,7 @@ from gateways.base import (
     Gateway,
     Inbound,
     Outcome,
+    Part,
     Receipt,
     Rejected,
     Retry,
@@ -70,6 +71,7 @@ from gateways.provider import (
 
 MIN_TTL_MS, MAX_TTL_MS = 20_000, 604_800_000
 MAX_CALLBACK = 100  # characters
+PARTS_WAIT_S = 300.0  # for the other parts of an inbound text
 
 # `status` of each part in the answer: 0 is acceptance, 5 an error inside Vonage, after which
 # the text may have left: Unknown.
@@ -215,9 +217,24 @@ def receive(
                 to=values.get("to", ""),
                 text=values["text"],
                 gateway_message_id=values["messageId"],
+                part=_inbound_part(values),
             )
         ]
     raise BadCallback("neither status nor text")
+
+
+def _inbound_part(values: Mapping[str, str]) -> Part | None:
+    """Which part of a long text it is; None: it is whole, or does not say it rightly."""
+    numbers = [values.get(name, "") for name in ("concat-total", "concat-part")]
+    if values.get("concat", "").lower() not in ("true", "1") or not all(
+        number.isascii() and number.isdigit() and len(number) <= 3 for number in numbers
+    ):
+        return None
+    total, index = map(int, numbers)
+    if not 1 <= index <= total <= 255:
+        return None
+    reference = crc32(values.get("concat-ref", "").encode()) & 0x7FFFFFFF
+    return Part(reference, total, index, values["text"].encode("utf-16-be", "replace"), "ucs2", PARTS_WAIT_S)
 
 
 def reply(settings: Settings) -> HttpReply:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
+from app.domain.text import join
 from gateways import http, vonage
 from gateways.base import Accepted, Inbound, Receipt, Rejected, Retry, Unknown
 
@@ -157,6 +158,37 @@ def test_inbound(way):
     receipts, inbound, reply = call(INBOUND, way)
     assert inbound == [Inbound("+12025550101", "12025550199", "Stop = now & 👋", "0B2")]
     assert (receipts, reply.status) == ([], 204)
+
+
+LONG = {"concat": "true", "concat-ref": "a7", "concat-total": "2", "concat-part": "2"}
+
+
+def test_a_long_inbound_text_comes_in_parts():
+    seen = []
+    for index in ("1", "2"):
+        _, (inbound,), _ = call(INBOUND | LONG | {"concat-part": index, "text": f"{index}👋 "}, "form")
+        seen.append(inbound)
+    first, second = (one.part for one in seen)
+    assert (first.total, first.index, second.index) == (2, 1, 2)
+    assert first.reference == second.reference < 2**31
+    assert join({one.index: (one.octets, one.encoding) for one in (first, second)}, 2) == "1👋 2👋 "
+    _, (other,), _ = call(INBOUND | LONG | {"concat-ref": "a8"}, "form")
+    assert other.part.reference != first.reference
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"concat": "false"},
+        {"concat-part": "3"},
+        {"concat-part": "0"},
+        {"concat-total": "256"},
+        {"concat-total": "²"},
+    ],
+)
+def test_what_is_no_right_part_is_a_text(odd):
+    _, (inbound,), _ = call(INBOUND | LONG | odd, "form")
+    assert (inbound.text, inbound.part) == (INBOUND["text"], None)
 
 
 @pytest.mark.parametrize(
