@@ -35,7 +35,7 @@ run: $(READY_TO_RUN)
 	@exec $(BIN)/volley up $(ARGS)
 
 test: $(READY_TO_TEST)
-	$(BIN)/pytest -m 'not soak' -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -m 'not soak' -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY_TO_TEST)
 	$(BIN)/ruff check .
