@@ -11,6 +11,15 @@ _UNKNOWN, _INTERNATIONAL, _NATIONAL = 0, 1, 2
 _PERSONS = frozenset({"mobile", "fixed_line", "fixed_line_or_mobile"})
 
 
+def has_numbers(country: str) -> bool:
+    """Whether it is a country (ISO 3166-1 alpha-2, capital letters) with phone numbers."""
+    try:
+        calling_code_of(country)
+    except KeyError:
+        return False
+    return True
+
+
 def written_in(country: str, number: str) -> str:
     """A number as one with its plus sign that a provider of that country may write as it is dialled there; what is none
     as it stands."""

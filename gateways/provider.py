@@ -28,9 +28,9 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import msgspec
 
-from app.domain.phone import calling_code_of
 from app.domain.text import Coding
 from gateways.base import Outcome, Rejected, Retry, Unknown
+from gateways.numbers import has_numbers
 
 MAX_DELAY_S = 3600.0  # a longer Retry-After is a provider's mistake: nothing waits for days
 MAX_FIELDS = 200  # of a form or query that calls back
@@ -229,10 +229,8 @@ def flag(name: str, options: Mapping[str, object], key: str, default: bool = Fal
 
 
 def _country(name: str, country: str) -> str:
-    try:
-        calling_code_of(country or "US")
-    except KeyError:
-        raise wrong(name, "country", "must be a country with phone numbers, in two capital letters") from None
+    if country and not has_numbers(country):
+        raise wrong(name, "country", "must be a country with phone numbers, in two capital letters")
     return country
 
 

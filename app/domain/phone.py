@@ -122,6 +122,7 @@ def is_country(code: str) -> bool:
     return code in _COUNTRIES
 
 
+@cache  # one per country that has one
 def calling_code_of(country: str) -> str:
     """The calling code of a country (ISO 3166-1 alpha-2). Raises KeyError for one that has none."""
     code = next(

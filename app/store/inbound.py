@@ -8,7 +8,7 @@ person, never guessed from the text.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -204,15 +204,17 @@ async def senders_to(
     ]
     if not sent:
         return []
-    senders = {
-        row["id"].bytes: decode_pack(row["payload"]).sender
-        for row in await driver.fetch(
-            "SELECT id, payload FROM packs WHERE id = ANY($1::uuid[])",
-            [as_uuid(pack_id) for pack_id in {pack_id for _, pack_id in sent}],
-        )
-    }
+    senders = await _senders(driver, {pack_id for _, pack_id in sent})
     matching = (tenant_id for tenant_id, pack_id in sent if senders.get(pack_id) == address)
     return list(dict.fromkeys(matching))
+
+
+async def _senders(driver: asyncpg.Connection, pack_ids: Collection[bytes]) -> dict[bytes, str]:
+    """By which sender each pack went."""
+    rows = await driver.fetch(
+        "SELECT id, payload FROM packs WHERE id = ANY($1::uuid[])", [as_uuid(pack_id) for pack_id in pack_ids]
+    )
+    return {row["id"].bytes: decode_pack(row["payload"]).sender for row in rows}
 
 
 async def stopped_lately(
@@ -248,13 +250,7 @@ async def texted(
         ),
         reverse=True,
     )
-    senders = {
-        row["id"].bytes: decode_pack(row["payload"]).sender
-        for row in await driver.fetch(
-            "SELECT id, payload FROM packs WHERE id = ANY($1::uuid[])",
-            [as_uuid(ids.pack_of(message_id)) for message_id, _ in newest],
-        )
-    }
+    senders = await _senders(driver, {ids.pack_of(message_id) for message_id, _ in newest})
     return {tenant_id: senders.get(ids.pack_of(message_id), "") for message_id, tenant_id in newest}
 
 
